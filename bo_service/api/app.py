@@ -1,0 +1,91 @@
+"""The HTTP application: routes, error documents, body limits."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, Final
+
+import anyio.to_thread
+from fastapi import FastAPI
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+import bo_service
+from bo_service.api.context import ApiContext
+from bo_service.api.errors import install_error_handlers, problem_response
+from bo_service.api.routers import events, health, keys, studies, suggestions, surrogates, trials
+
+N_THREADS: Final = 64
+"""Requests handled at the same time; waiting claims and event streams hold none."""
+
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+
+
+class BodyLimit:
+    """Refuses request bodies over a size, by their header or, failing that, while they come in."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        declared = headers.get(b"content-length", b"0")
+        if declared.isdigit() and int(declared) > self._max_bytes:
+            await self._refuse(scope, receive, send)
+            return
+        seen = 0
+
+        async def counted() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > self._max_bytes:
+                # the handler sees a broken connection; nothing it would do is wanted any more
+                return {"type": "http.disconnect"}
+            return message
+
+        await self._app(scope, counted, send)
+
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response = problem_response(
+            413,
+            "payload_too_large",
+            f"the body is larger than {self._max_bytes} bytes",
+            hint="split the import, or raise BO_MAX_BODY_MEGABYTES",
+        )
+        await response(scope, receive, send)
+
+
+def build_app(context: ApiContext, *, lifespan: Lifespan | None = None) -> FastAPI:
+    """The application over a context; `lifespan` starts and ends what runs beside it."""
+    app = FastAPI(
+        title="bo-service",
+        version=bo_service.__version__,
+        summary="Bayesian optimization with pluggable surrogates",
+        lifespan=_with_threads(lifespan),
+        docs_url="/docs",
+        redoc_url=None,
+    )
+    app.state.context = context
+    app.add_middleware(BodyLimit, max_bytes=context.max_body_bytes)
+    install_error_handlers(app)
+    for module in (studies, trials, suggestions, surrogates, events, keys, health):
+        app.include_router(module.router)
+    return app
+
+
+def _with_threads(lifespan: Lifespan | None) -> Any:
+    @asynccontextmanager
+    async def run(app: FastAPI) -> AsyncIterator[None]:
+        anyio.to_thread.current_default_thread_limiter().total_tokens = N_THREADS
+        if lifespan is None:
+            yield
+        else:
+            async with lifespan(app):
+                yield
+
+    return run

@@ -1,0 +1,129 @@
+"""One table from errors to statuses; every error body is an RFC 9457 problem document."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any, Final
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from bo_service.domain.errors import (
+    Conflict,
+    Forbidden,
+    Invalid,
+    MeaningChanged,
+    NotFound,
+    PayloadTooLarge,
+    ServiceError,
+    Unauthorized,
+    Unavailable,
+)
+from bo_service.domain.validation import problems_from
+from surrogates.errors import Problem
+
+STATUSES: Final[dict[type[ServiceError], int]] = {
+    Invalid: 422,
+    NotFound: 404,
+    Conflict: 409,
+    Unauthorized: 401,
+    Forbidden: 403,
+    PayloadTooLarge: 413,
+    Unavailable: 503,
+}
+
+TITLES: Final = {
+    400: "Bad request",
+    401: "Unauthorized",
+    403: "Forbidden",
+    404: "Not found",
+    405: "Method not allowed",
+    409: "Conflict",
+    413: "Payload too large",
+    415: "Unsupported media type",
+    422: "Invalid input",
+    500: "Internal error",
+    503: "Unavailable",
+}
+
+HTTP_CODES: Final = {404: "not_found", 405: "method_not_allowed", 413: "payload_too_large"}
+
+logger = logging.getLogger(__name__)
+
+
+def status_of(error: ServiceError) -> int:
+    """The HTTP status of an error: that of its nearest ancestor in the table."""
+    for kind in type(error).__mro__:
+        if kind in STATUSES:
+            return STATUSES[kind]
+    return 500
+
+
+def problem_response(
+    status: int,
+    code: str,
+    detail: str,
+    *,
+    hint: str = "",
+    problems: Sequence[Problem] = (),
+    extras: dict[str, Any] | None = None,
+    headers: dict[str, str] | None = None,
+) -> JSONResponse:
+    """A problem document."""
+    body: dict[str, Any] = {
+        "type": f"urn:bo-service:error:{code}",
+        "title": TITLES.get(status, "Error"),
+        "status": status,
+        "code": code,
+        "detail": detail,
+    }
+    if hint:
+        body["hint"] = hint
+    if problems:
+        body["problems"] = [{"field": p.path, "reason": p.reason, "hint": p.hint or None} for p in problems]
+    return JSONResponse(
+        body | (extras or {}), status_code=status, headers=headers, media_type="application/problem+json"
+    )
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    """Make every error of the application a problem document."""
+
+    @app.exception_handler(ServiceError)
+    def on_service_error(_: Request, error: ServiceError) -> JSONResponse:
+        problems = error.problems if isinstance(error, Invalid | MeaningChanged) else ()
+        headers = {"WWW-Authenticate": "Bearer"} if isinstance(error, Unauthorized) else None
+        if isinstance(error, Unavailable):
+            headers = {"Retry-After": "1"}
+        return problem_response(
+            status_of(error),
+            error.code,
+            error.detail,
+            hint=error.hint,
+            problems=problems,
+            extras=error.extras,
+            headers=headers,
+        )
+
+    @app.exception_handler(RequestValidationError)
+    def on_bad_request(_: Request, error: RequestValidationError) -> JSONResponse:
+        problems = problems_from(error.errors(), skip_first=True)
+        detail = str(problems[0]) if problems else "invalid request"
+        if len(problems) > 1:
+            detail += f" and {len(problems) - 1} more"
+        return problem_response(422, Invalid.code, detail, problems=problems)
+
+    @app.exception_handler(HTTPException)
+    def on_http_error(_: Request, error: HTTPException) -> JSONResponse:
+        code = HTTP_CODES.get(error.status_code, "http_error")
+        return problem_response(error.status_code, code, str(error.detail), headers=dict(error.headers or {}))
+
+    @app.exception_handler(Exception)
+    def on_defect(request: Request, error: Exception) -> JSONResponse:
+        logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
+        return problem_response(
+            500, ServiceError.code, "the service failed on this request", hint="see the service's log"
+        )

@@ -1,0 +1,79 @@
+"""The event stream of a study: server-sent events, resumed by the last id."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Annotated, Final
+
+from fastapi import APIRouter, Header, Query, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import StreamingResponse
+
+from bo_service.api.context import ApiContext, Context, Viewer
+from bo_service.api.views import event_view
+from bo_service.domain.errors import Invalid
+from bo_service.domain.ids import StudyId
+from bo_service.domain.records import Event
+from surrogates.errors import Problem
+
+router = APIRouter(prefix="/v1", tags=["events"])
+
+BATCH: Final = 500
+POLL_SECONDS: Final = 0.5
+SILENCE_SECONDS: Final = 15.0
+"""A comment is sent after so long without events, so that a dead connection is noticed."""
+
+
+@router.get("/studies/{study}/events")
+async def stream(
+    study: str,
+    request: Request,
+    caller: Viewer,
+    context: Context,
+    after: Annotated[int, Query(ge=0)] = 0,
+    follow: bool = True,
+    last_event_id: Annotated[str | None, Header()] = None,
+) -> StreamingResponse:
+    """Everything that happened after an id, then what happens next; `follow=false` ends with what is there."""
+    if last_event_id is not None:
+        if not last_event_id.isdigit():
+            raise Invalid([Problem("Last-Event-ID", f"{last_event_id!r} is not an id of this stream")])
+        after = int(last_event_id)
+
+    def find() -> StudyId:
+        with context.uow(read_only=True) as store:
+            return store.studies.find(caller.project_id, study).id
+
+    study_id = await run_in_threadpool(find)
+    return StreamingResponse(
+        _lines(study_id, after, request, context, follow=follow),
+        media_type="text/event-stream",
+        headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
+    )
+
+
+def _read(study_id: StudyId, after: int, context: ApiContext) -> list[Event]:
+    with context.uow(read_only=True) as store:
+        return list(store.records.events(study_id, after=after, limit=BATCH))
+
+
+async def _lines(
+    study_id: StudyId, after: int, request: Request, context: ApiContext, *, follow: bool
+) -> AsyncIterator[str]:
+    silent = 0.0
+    yield ": connected\n\n"
+    while not await request.is_disconnected():
+        events = await run_in_threadpool(_read, study_id, after, context)
+        for event in events:
+            after = event.seq
+            yield f"id: {event.seq}\nevent: {event.kind.value}\ndata: {json.dumps(event_view(event))}\n\n"
+        if len(events) == BATCH:
+            continue
+        if not follow:
+            return
+        silent = 0.0 if events else silent + POLL_SECONDS
+        if silent >= SILENCE_SECONDS:
+            silent = 0.0
+            yield ": still here\n\n"
+        await context.bell.wait(study_id, seconds=POLL_SECONDS)

@@ -1,0 +1,219 @@
+"""Routes of studies: create, read, edit, state, branch, results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+
+from bo_service.api.context import ApiContext, Caller, Context, Editor, Viewer
+from bo_service.api.idempotency import once
+from bo_service.api.schemas import BranchIn, ReasonIn
+from bo_service.api.tables import to_csv, to_json_lines
+from bo_service.api.views import fit_view, study_summary, study_view, trial_view
+from bo_service.domain.spec import StudySpec
+from bo_service.domain.study import Study, StudyState
+from bo_service.domain.trial import Trial, TrialState
+from bo_service.orchestrator.branch_study import branch_study
+from bo_service.orchestrator.change_state import change_state
+from bo_service.orchestrator.create_study import create_study
+from bo_service.orchestrator.edit_study import edit_study
+from bo_service.orchestrator.ports import Store
+
+router = APIRouter(prefix="/v1/studies", tags=["studies"])
+
+Limit = Annotated[int, Query(ge=1, le=1000)]
+EXPORT_PAGE = 1000
+
+
+def full_view(study: Study, *, store: Store) -> dict[str, Any]:
+    """A study with its incumbent and the number of suggestions ready."""
+    best = store.trials.get(study.best_trial_id) if study.best_trial_id else None
+    return study_view(study, best=best, n_prepared=store.suggestions.n_fresh(study))
+
+
+@router.post("", status_code=201)
+def create(spec: StudySpec, request: Request, caller: Editor, context: Context) -> Response:
+    """Create a study; its first suggestions are on the way when this returns."""
+    return once(
+        request,
+        spec,
+        lambda uow: (
+            201,
+            study_view(create_study(spec, project_id=caller.project_id, uow=uow), n_prepared=0),
+        ),
+        caller=caller,
+        context=context,
+    )
+
+
+@router.get("")
+def page(
+    caller: Viewer,
+    context: Context,
+    state: StudyState | None = None,
+    updated_since: datetime | None = None,
+    cursor: str | None = None,
+    limit: Limit = 100,
+) -> JSONResponse:
+    """Studies of the key's project, newest first, without their specifications."""
+    with context.uow(read_only=True) as store:
+        found = store.studies.page(
+            caller.project_id, state=state, updated_since=updated_since, cursor=cursor, limit=limit
+        )
+    return JSONResponse({"items": [study_summary(s) for s in found.items], "next_cursor": found.next_cursor})
+
+
+@router.get("/{study}")
+def read(study: str, caller: Viewer, context: Context) -> JSONResponse:
+    """One study, by id or by name."""
+    with context.uow(read_only=True) as store:
+        return JSONResponse(full_view(store.studies.find(caller.project_id, study), store=store))
+
+
+@router.patch("/{study}")
+def edit(study: str, changes: dict[str, Any], caller: Editor, context: Context) -> JSONResponse:
+    """Widen ranges, change budgets, policies, surrogate or metadata; anything else needs a branch."""
+    edited = edit_study(study, changes, project_id=caller.project_id, uow=context.uow)
+    with context.uow(read_only=True) as store:
+        return JSONResponse(full_view(edited, store=store))
+
+
+@router.post("/{study}/branch", status_code=201)
+def branch(study: str, body: BranchIn, request: Request, caller: Editor, context: Context) -> Response:
+    """A new study from this one's specification with some fields replaced, and the trials still valid in it."""
+
+    def act(uow: Any) -> tuple[int, dict[str, Any]]:
+        report = branch_study(study, body.name, body.changes, project_id=caller.project_id, uow=uow)
+        return 201, {
+            "study": study_view(report.study, n_prepared=0),
+            "copied": report.n_copied,
+            "left_out": report.n_left_out,
+            "left_out_reasons": [{"number": number, "reason": reason} for number, reason in report.left_out],
+        }
+
+    return once(request, body, act, caller=caller, context=context)
+
+
+def _move(
+    study: str,
+    state: StudyState,
+    body: ReasonIn | None,
+    *,
+    request: Request,
+    caller: Caller,
+    context: ApiContext,
+) -> Response:
+    reason = body.reason if body else None
+
+    def act(uow: Any) -> tuple[int, dict[str, Any]]:
+        moved = change_state(study, state, reason=reason, project_id=caller.project_id, uow=uow)
+        return 200, study_view(moved)
+
+    return once(request, body or ReasonIn(), act, caller=caller, context=context)
+
+
+@router.post("/{study}/pause")
+def pause(
+    study: str, request: Request, caller: Editor, context: Context, body: ReasonIn | None = None
+) -> Response:
+    """Give out no more trials; running ones go on."""
+    return _move(study, StudyState.PAUSED, body, request=request, caller=caller, context=context)
+
+
+@router.post("/{study}/resume")
+def resume(
+    study: str, request: Request, caller: Editor, context: Context, body: ReasonIn | None = None
+) -> Response:
+    """Give out trials again; also closes the breaker."""
+    return _move(study, StudyState.ACTIVE, body, request=request, caller=caller, context=context)
+
+
+@router.post("/{study}/stop")
+def stop(
+    study: str, request: Request, caller: Editor, context: Context, body: ReasonIn | None = None
+) -> Response:
+    """End the search; running trials are told to stop, results are still taken."""
+    return _move(study, StudyState.STOPPED, body, request=request, caller=caller, context=context)
+
+
+@router.post("/{study}/archive")
+def archive(
+    study: str, request: Request, caller: Editor, context: Context, body: ReasonIn | None = None
+) -> Response:
+    """Close the study for good; it can still be read."""
+    return _move(study, StudyState.ARCHIVED, body, request=request, caller=caller, context=context)
+
+
+@router.get("/{study}/best")
+def best(study: str, caller: Viewer, context: Context) -> JSONResponse:
+    """The best feasible trial of a study with one objective, or why there is none."""
+    with context.uow(read_only=True) as store:
+        found = store.studies.find(caller.project_id, study)
+        trial = store.trials.get(found.best_trial_id) if found.best_trial_id else None
+    reason = None
+    if trial is None:
+        several = len(found.spec.objectives) > 1
+        reason = (
+            "several_objectives: see /pareto" if several else "no completed trial meets the constraints yet"
+        )
+    return JSONResponse({"trial": trial_view(trial) if trial else None, "reason": reason})
+
+
+@router.get("/{study}/pareto")
+def pareto(study: str, caller: Viewer, context: Context) -> JSONResponse:
+    """The feasible trials that no other dominates."""
+    with context.uow(read_only=True) as store:
+        found = store.studies.find(caller.project_id, study)
+        front = store.trials.front(found.id)
+    return JSONResponse(
+        {
+            "items": [trial_view(trial) for trial in front],
+            "objectives": [metric.model_dump(mode="json") for metric in found.spec.objectives],
+        }
+    )
+
+
+@router.get("/{study}/fits")
+def fits(study: str, caller: Viewer, context: Context, limit: Limit = 20) -> JSONResponse:
+    """The latest fits, newest first."""
+    with context.uow(read_only=True) as store:
+        found = store.studies.find(caller.project_id, study)
+        items = store.records.fits(found.id, limit=limit)
+    return JSONResponse({"items": [fit_view(fit) for fit in items]})
+
+
+@router.get("/{study}/export")
+def export(
+    study: str,
+    caller: Viewer,
+    context: Context,
+    format: Literal["csv", "jsonl"] = "jsonl",  # noqa: A002
+) -> StreamingResponse:
+    """Every closed trial by number, in a form that import reads."""
+    with context.uow(read_only=True) as store:
+        found = store.studies.find(caller.project_id, study)
+    trials = _closed_trials(found, context)
+    lines = to_csv(trials, found.spec) if format == "csv" else to_json_lines(trials)
+    media_type = "text/csv" if format == "csv" else "application/x-ndjson"
+    return StreamingResponse(
+        lines,
+        media_type=media_type,
+        headers={"Content-Disposition": f'attachment; filename="study-{found.id}.{format}"'},
+    )
+
+
+def _closed_trials(study: Study, context: ApiContext) -> Iterator[Trial]:
+    """Page by page, so that a slow reader holds no transaction open."""
+    closed = [state for state in TrialState if not state.is_open]
+    cursor: str | None = None
+    while True:
+        with context.uow(read_only=True) as store:
+            found = store.trials.page(study.id, states=closed, cursor=cursor, limit=EXPORT_PAGE)
+        yield from found.items
+        cursor = found.next_cursor
+        if cursor is None:
+            return

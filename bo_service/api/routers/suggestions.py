@@ -1,0 +1,70 @@
+"""Routes of suggestions: enqueue, read, cancel."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import JSONResponse, Response
+
+from bo_service.api.context import Context, Editor, Viewer, Worker
+from bo_service.api.idempotency import once
+from bo_service.api.schemas import EnqueueIn
+from bo_service.api.views import suggestion_view
+from bo_service.domain.errors import NotFound
+from bo_service.domain.ids import SuggestionId
+from bo_service.domain.suggestion import SuggestionState
+from bo_service.orchestrator.enqueue_configuration import cancel_suggestion, enqueue_configuration
+
+router = APIRouter(prefix="/v1", tags=["suggestions"])
+
+
+@router.post("/studies/{study}/suggestions", status_code=201)
+def enqueue(study: str, body: EnqueueIn, request: Request, caller: Worker, context: Context) -> Response:
+    """Have this configuration evaluated before the generated ones."""
+    return once(
+        request,
+        body,
+        lambda uow: (
+            201,
+            suggestion_view(
+                enqueue_configuration(study, body.parameters, project_id=caller.project_id, uow=uow)
+            ),
+        ),
+        caller=caller,
+        context=context,
+    )
+
+
+@router.get("/studies/{study}/suggestions")
+def page(
+    study: str,
+    caller: Viewer,
+    context: Context,
+    state: SuggestionState | None = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> JSONResponse:
+    """Suggestions, newest first."""
+    with context.uow(read_only=True) as store:
+        found = store.suggestions.page(
+            store.studies.find(caller.project_id, study).id, state=state, limit=limit
+        )
+    return JSONResponse({"items": [suggestion_view(s) for s in found]})
+
+
+@router.get("/suggestions/{suggestion}")
+def read(suggestion: SuggestionId, caller: Viewer, context: Context) -> JSONResponse:
+    """One suggestion with its provenance."""
+    with context.uow(read_only=True) as store:
+        found = store.suggestions.get(suggestion)
+        if store.studies.get(found.study_id).project_id != caller.project_id:
+            raise NotFound("suggestion", suggestion)
+    return JSONResponse(suggestion_view(found))
+
+
+@router.delete("/suggestions/{suggestion}")
+def cancel(suggestion: SuggestionId, caller: Editor, context: Context) -> JSONResponse:
+    """Take a prepared suggestion back."""
+    return JSONResponse(
+        suggestion_view(cancel_suggestion(suggestion, project_id=caller.project_id, uow=context.uow))
+    )

@@ -1,0 +1,364 @@
+"""Routes of trials: claim, heartbeat, report, close, attach, import, read."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import datetime
+from typing import Annotated, Any, Final, Literal
+
+from fastapi import APIRouter, Query, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import JSONResponse, Response
+
+from bo_service.api.context import ApiContext, Caller, Context, Editor, Viewer, Worker
+from bo_service.api.idempotency import once
+from bo_service.api.schemas import (
+    AttachIn,
+    ClaimIn,
+    CompleteIn,
+    FailIn,
+    InfeasibleIn,
+    LeaseIn,
+    ProgressIn,
+    ReasonIn,
+    measurements,
+)
+from bo_service.api.tables import from_csv, from_json_lines, given_trial
+from bo_service.api.views import (
+    attempt_view,
+    claimed_view,
+    event_view,
+    observation_view,
+    time_view,
+    trial_view,
+)
+from bo_service.domain.errors import Invalid
+from bo_service.domain.ids import LeaseToken, TrialId
+from bo_service.domain.records import EventKind
+from bo_service.domain.trial import AttemptExit, Trial, TrialState
+from bo_service.orchestrator.attach_trials import attach_trial, import_trials
+from bo_service.orchestrator.claim_trials import ClaimReply, ClaimRequest, claim_trials
+from bo_service.orchestrator.end_attempt import (
+    abandon_trial,
+    cancel_trial,
+    fail_trial,
+    mark_infeasible,
+    release_trial,
+)
+from bo_service.orchestrator.find_trial import find_trial
+from bo_service.orchestrator.ports import UnitOfWork
+from bo_service.orchestrator.record_observation import Outcome, record_observation
+from bo_service.orchestrator.record_progress import record_progress
+from bo_service.orchestrator.renew_lease import HeartbeatReply, renew_lease
+from surrogates.errors import Problem
+
+router = APIRouter(prefix="/v1", tags=["trials"])
+
+POLL_SECONDS: Final = 0.25
+"""How often a waiting claim looks by itself; the bell is usually faster."""
+
+RETRY_AFTER_SECONDS: Final = 1.0
+
+
+@router.post("/studies/{study}/trials")
+async def claim(study: str, body: ClaimIn, request: Request, caller: Worker, context: Context) -> Response:
+    """Lease trials: the worker's own, queued ones, the user's, fresh suggestions; waits up to `wait_seconds`.
+
+    A coroutine, so that a thousand waiting workers hold no thread.
+    """
+    deadline = time.monotonic() + min(body.wait_seconds, context.max_wait_seconds)
+    wanted = ClaimRequest(
+        worker=body.worker,
+        count=body.count,
+        fixed=body.fixed,
+        lease_seconds=body.lease_seconds,
+        reclaim=body.reclaim,
+    )
+
+    latest: ClaimReply | None = None
+
+    def act(uow: UnitOfWork) -> tuple[int, dict[str, Any]]:
+        nonlocal latest
+        latest = claim_trials(study, wanted, project_id=caller.project_id, uow=uow)
+        return _claim_view(latest)
+
+    while True:
+        answer = await run_in_threadpool(once, request, body, act, caller=caller, context=context)
+        left = deadline - time.monotonic()
+        if answer.status_code != 202:
+            return answer
+        if left <= 0 or await request.is_disconnected():
+            answer.headers["Retry-After"] = str(int(RETRY_AFTER_SECONDS))
+            return answer
+        assert latest is not None  # a repeated answer is never a 202
+        await context.bell.wait(latest.study_id, seconds=min(left, POLL_SECONDS))
+
+
+def _claim_view(reply: ClaimReply) -> tuple[int, dict[str, Any]]:
+    view: dict[str, Any] = {
+        "trials": [claimed_view(trial) for trial in reply.trials],
+        "reason": reply.reason,
+        "limited_by": reply.limited_by,
+        "study_state": reply.study_state.value,
+    }
+    if reply.trials or not reply.may_wait:
+        return 200, view
+    return 202, view | {"retry_after_seconds": RETRY_AFTER_SECONDS}
+
+
+@router.get("/studies/{study}/trials")
+def page(
+    study: str,
+    caller: Viewer,
+    context: Context,
+    state: Annotated[list[TrialState] | None, Query()] = None,
+    worker: str | None = None,
+    updated_since: datetime | None = None,
+    cursor: str | None = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    order: Literal["number", "-number"] = "number",
+) -> JSONResponse:
+    """Trials by number, or by time of change where `updated_since` is given."""
+    with context.uow(read_only=True) as store:
+        found = store.trials.page(
+            store.studies.find(caller.project_id, study).id,
+            states=state or (),
+            worker=worker,
+            updated_since=updated_since,
+            cursor=cursor,
+            limit=limit,
+            newest_first=order == "-number",
+        )
+    return JSONResponse({"items": [trial_view(t) for t in found.items], "next_cursor": found.next_cursor})
+
+
+@router.post("/studies/{study}/trials/attach", status_code=201)
+def attach(study: str, body: AttachIn, request: Request, caller: Worker, context: Context) -> Response:
+    """Record a trial that was evaluated elsewhere."""
+    given = given_trial(body)
+    return once(
+        request,
+        body,
+        lambda uow: (201, trial_view(attach_trial(study, given, project_id=caller.project_id, uow=uow))),
+        caller=caller,
+        context=context,
+    )
+
+
+@router.post("/studies/{study}/trials/import")
+async def import_many(
+    study: str,
+    request: Request,
+    caller: Editor,
+    context: Context,
+    dry_run: bool = False,
+    skip_bad_rows: bool = False,
+) -> Response:
+    """Record many finished trials from CSV or JSON lines, all or none unless bad rows may be skipped."""
+    raw = await request.body()
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip()
+    query = f"dry_run={dry_run}&skip_bad_rows={skip_bad_rows}"
+    return await run_in_threadpool(
+        _import, study, raw, media_type, query, request, caller, context, dry_run, skip_bad_rows
+    )
+
+
+def _import(
+    study: str,
+    raw: bytes,
+    media_type: str,
+    query: str,
+    request: Request,
+    caller: Caller,
+    context: ApiContext,
+    dry_run: bool,  # noqa: FBT001
+    skip_bad_rows: bool,  # noqa: FBT001
+) -> Response:
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise Invalid([Problem("body", f"is not UTF-8 at byte {error.start}")]) from error
+    if media_type == "text/csv":
+        with context.uow(read_only=True) as store:
+            rows = from_csv(text, store.studies.find(caller.project_id, study).spec)
+    elif media_type in ("application/x-ndjson", "application/jsonl"):
+        rows = from_json_lines(text)
+    else:
+        raise Invalid(
+            [Problem("Content-Type", f"{media_type!r} is not read", "use text/csv or application/x-ndjson")]
+        )
+
+    def act(uow: UnitOfWork) -> tuple[int, dict[str, Any]]:
+        report = import_trials(
+            study, rows, dry_run=dry_run, skip_bad_rows=skip_bad_rows, project_id=caller.project_id, uow=uow
+        )
+        return 200, {
+            "imported": report.n_imported,
+            "refused": report.n_refused,
+            "dry_run": dry_run,
+            "problems": [
+                {
+                    "row": b.row,
+                    "field": b.problem.path,
+                    "reason": b.problem.reason,
+                    "hint": b.problem.hint or None,
+                }
+                for b in report.problems
+            ],
+        }
+
+    return once(request, {"query": query, "body": text}, act, caller=caller, context=context)
+
+
+@router.get("/trials/{trial}")
+def read(trial: TrialId, caller: Viewer, context: Context) -> JSONResponse:
+    """One trial with its attempts, observations and late results."""
+    with context.uow(read_only=True) as store:
+        found, study = find_trial(trial, project_id=caller.project_id, store=store, lock=False)
+        events = store.records.events(study.id, after=0, limit=1000, trial_id=trial)
+        view = trial_view(found) | {
+            "attempts_log": [attempt_view(a) for a in store.trials.attempts(trial)],
+            "observations": [observation_view(o) for o in store.trials.observations(trial)],
+            "notes": [event_view(e) for e in events if e.kind is EventKind.LATE_RESULT],
+        }
+    return JSONResponse(view)
+
+
+def _heartbeat_view(reply: HeartbeatReply) -> dict[str, Any]:
+    return {
+        "lease_expires_at": time_view(reply.lease_expires_at),
+        "lease_seconds": reply.lease_seconds,
+        "should_stop": reply.should_stop,
+        "should_pause": reply.should_pause,
+    }
+
+
+@router.put("/trials/{trial}/heartbeat")
+def heartbeat(trial: TrialId, body: LeaseIn, caller: Worker, context: Context) -> JSONResponse:
+    """Keep the lease, and learn whether to go on."""
+    reply = renew_lease(trial, LeaseToken(body.lease), project_id=caller.project_id, uow=context.uow)
+    return JSONResponse(_heartbeat_view(reply))
+
+
+@router.post("/trials/{trial}/observations")
+def progress(
+    trial: TrialId, body: ProgressIn, request: Request, caller: Worker, context: Context
+) -> Response:
+    """Intermediate values; also keeps the lease."""
+    values = measurements(body.metrics)
+
+    def act(uow: UnitOfWork) -> tuple[int, dict[str, Any]]:
+        reply = record_progress(
+            trial, body.step, values, lease=LeaseToken(body.lease), project_id=caller.project_id, uow=uow
+        )
+        return 200, _heartbeat_view(reply)
+
+    return once(request, body, act, caller=caller, context=context)
+
+
+def _close(
+    request: Request, body: Any, act: Callable[[UnitOfWork], Trial], *, caller: Caller, context: ApiContext
+) -> Response:
+    """Answer with the trial as the step left it."""
+    return once(request, body, lambda uow: (200, trial_view(act(uow))), caller=caller, context=context)
+
+
+@router.post("/trials/{trial}/complete")
+def complete(
+    trial: TrialId, body: CompleteIn, request: Request, caller: Worker, context: Context
+) -> Response:
+    """Close with a result; the next fit is queued in the same transaction."""
+    outcome = Outcome(
+        measurements=measurements(body.metrics),
+        cost=body.cost,
+        metadata=body.metadata,
+        is_stopped_early=body.stopped_early,
+    )
+    lease = LeaseToken(body.lease)
+    return _close(
+        request,
+        body,
+        lambda uow: record_observation(trial, outcome, lease=lease, project_id=caller.project_id, uow=uow),
+        caller=caller,
+        context=context,
+    )
+
+
+@router.post("/trials/{trial}/fail")
+def fail(trial: TrialId, body: FailIn, request: Request, caller: Worker, context: Context) -> Response:
+    """End the attempt without a result: tried again where the policy says so, else FAILED."""
+    how = AttemptExit.TIMEOUT if body.exit == "timeout" else AttemptExit.ERROR
+    return _close(
+        request,
+        body,
+        lambda uow: fail_trial(
+            trial,
+            body.reason,
+            how=how,
+            retry=body.retry,
+            lease=LeaseToken(body.lease),
+            project_id=caller.project_id,
+            uow=uow,
+        ),
+        caller=caller,
+        context=context,
+    )
+
+
+@router.post("/trials/{trial}/infeasible")
+def infeasible(
+    trial: TrialId, body: InfeasibleIn, request: Request, caller: Worker, context: Context
+) -> Response:
+    """Close as INFEASIBLE: this configuration cannot be evaluated."""
+    lease = LeaseToken(body.lease)
+    return _close(
+        request,
+        body,
+        lambda uow: mark_infeasible(trial, body.reason, lease=lease, project_id=caller.project_id, uow=uow),
+        caller=caller,
+        context=context,
+    )
+
+
+@router.post("/trials/{trial}/release")
+def release(trial: TrialId, body: LeaseIn, request: Request, caller: Worker, context: Context) -> Response:
+    """Give the trial back unevaluated; the attempt does not count."""
+    lease = LeaseToken(body.lease)
+    return _close(
+        request,
+        body,
+        lambda uow: release_trial(trial, lease=lease, project_id=caller.project_id, uow=uow),
+        caller=caller,
+        context=context,
+    )
+
+
+@router.post("/trials/{trial}/abandon")
+def abandon(
+    trial: TrialId, request: Request, caller: Editor, context: Context, body: ReasonIn | None = None
+) -> Response:
+    """Close for good, whoever holds it."""
+    given = body or ReasonIn()
+    return _close(
+        request,
+        given,
+        lambda uow: abandon_trial(trial, given.reason, project_id=caller.project_id, uow=uow),
+        caller=caller,
+        context=context,
+    )
+
+
+@router.post("/trials/{trial}/cancel")
+def cancel(
+    trial: TrialId, request: Request, caller: Editor, context: Context, body: ReasonIn | None = None
+) -> Response:
+    """Ask a running trial to stop; close a waiting one."""
+    given = body or ReasonIn()
+    return _close(
+        request,
+        given,
+        lambda uow: cancel_trial(trial, given.reason, project_id=caller.project_id, uow=uow),
+        caller=caller,
+        context=context,
+    )

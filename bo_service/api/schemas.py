@@ -1,0 +1,155 @@
+"""What requests look like on the wire."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt
+
+from bo_service.domain.proposal import Measurement
+from bo_service.domain.records import Scope
+from bo_service.domain.trial import TrialState
+
+NON_FINITE: Final = {
+    "nan": math.nan,
+    "inf": math.inf,
+    "-inf": -math.inf,
+    "infinity": math.inf,
+    "-infinity": -math.inf,
+}
+
+
+def _number(value: object) -> object:
+    """Accept 'nan' and 'inf' as texts, since JSON has no words for them; refuse true and other texts."""
+    if isinstance(value, str) and value.lower() in NON_FINITE:
+        return NON_FINITE[value.lower()]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError("give a number, or one of the texts 'nan', 'inf', '-inf'")
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise ValueError("the number is too large for a double") from error
+
+
+AnyNumber = Annotated[float, BeforeValidator(_number)]
+
+
+class Body(BaseModel):
+    """A request body that refuses unknown fields."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class MeasurementIn(Body):
+    """A value and, where known, its standard error."""
+
+    value: AnyNumber
+    sem: AnyNumber | None = None
+
+
+def _measurement(value: object) -> object:
+    return value if isinstance(value, Mapping) else {"value": value}
+
+
+MetricsIn = Annotated[
+    dict[str, Annotated[MeasurementIn, BeforeValidator(_measurement)]], Field(min_length=1, max_length=50)
+]
+
+WorkerName = Annotated[str, Field(min_length=1, max_length=256)]
+Lease = Annotated[str, Field(min_length=1, max_length=64)]
+Reason = Annotated[str, Field(max_length=65_536)]
+Cost = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+def measurements(metrics: Mapping[str, MeasurementIn]) -> dict[str, Measurement]:
+    """The metrics of a request as the domain has them."""
+    return {name: Measurement(value=m.value, sem=m.sem) for name, m in metrics.items()}
+
+
+class ReasonIn(Body):
+    """Why, for the record."""
+
+    reason: Reason | None = None
+
+
+class BranchIn(Body):
+    """The new study's name and the fields of its specification that differ."""
+
+    name: str
+    changes: dict[str, Any] = Field(default_factory=dict)
+
+
+class ClaimIn(Body):
+    """A worker asks for trials."""
+
+    worker: WorkerName
+    count: Annotated[StrictInt, Field(ge=1, le=100)] = 1
+    wait_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    fixed: dict[str, Any] = Field(default_factory=dict)
+    lease_seconds: Annotated[float, Field(ge=1, le=86_400)] | None = None
+    reclaim: bool = True
+
+
+class LeaseIn(Body):
+    """Proof that the worker holds the trial."""
+
+    lease: Lease
+
+
+class ProgressIn(LeaseIn):
+    """Intermediate values at a step."""
+
+    step: Annotated[StrictInt, Field(ge=0, le=2**53)]
+    metrics: MetricsIn
+
+
+class CompleteIn(LeaseIn):
+    """The final values of a trial."""
+
+    metrics: MetricsIn
+    cost: Cost | None = None
+    metadata: dict[str, Any] = Field(default_factory=dict)
+    stopped_early: bool = False
+
+
+class FailIn(LeaseIn):
+    """An attempt that ended without a result."""
+
+    reason: Reason
+    retry: bool | None = None
+    exit: Literal["error", "timeout"] = "error"
+
+
+class InfeasibleIn(LeaseIn):
+    """A configuration that cannot be evaluated."""
+
+    reason: Reason = ""
+
+
+class AttachIn(Body):
+    """A finished trial."""
+
+    parameters: dict[str, Any]
+    metrics: Annotated[
+        dict[str, Annotated[MeasurementIn, BeforeValidator(_measurement)]], Field(max_length=50)
+    ] = Field(default_factory=dict)
+    state: TrialState = TrialState.COMPLETED
+    cost: Cost | None = None
+    reason: Reason | None = None
+    metadata: dict[str, Any] = Field(default_factory=dict)
+
+
+class EnqueueIn(Body):
+    """A configuration to evaluate next."""
+
+    parameters: dict[str, Any]
+
+
+class KeyIn(Body):
+    """A new API key."""
+
+    name: Annotated[str, Field(min_length=1, max_length=128)]
+    scope: Scope
+    project: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=128)] | None = None

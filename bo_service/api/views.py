@@ -1,0 +1,171 @@
+"""Nouns as JSON: the same words on every route."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+from bo_service.domain.proposal import Measurement
+from bo_service.domain.records import ApiKey, Event, Fit, Observation
+from bo_service.domain.study import Study
+from bo_service.domain.suggestion import Suggestion
+from bo_service.domain.trial import Attempt, Provenance, Trial, TrialState
+
+
+def time_view(at: datetime | None) -> str | None:
+    """RFC 3339 in UTC."""
+    return (
+        None if at is None else at.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    )
+
+
+def metrics_view(measurements: Mapping[str, Measurement]) -> dict[str, Any]:
+    return {name: {"value": m.value, "sem": m.sem} for name, m in measurements.items()}
+
+
+def provenance_view(provenance: Provenance) -> dict[str, Any]:
+    return asdict(provenance) | {
+        "predictions": {name: {"mean": mean, "sd": sd} for name, (mean, sd) in provenance.predictions.items()}
+    }
+
+
+def study_view(study: Study, *, best: Trial | None = None, n_prepared: int | None = None) -> dict[str, Any]:
+    """A study in full."""
+    view = study_summary(study) | {"spec": study.spec.model_dump(mode="json")}
+    view["best"] = trial_view(best) if best else None
+    if n_prepared is not None:
+        view["prepared"] = n_prepared
+    return view
+
+
+def study_summary(study: Study) -> dict[str, Any]:
+    """A study without its specification, as in lists."""
+    return {
+        "id": study.id,
+        "name": study.spec.name,
+        "state": study.state.value,
+        "state_reason": study.state_reason,
+        "spec_version": study.spec_version,
+        "data_version": study.data_version,
+        "seed": study.seed,
+        "surrogate": study.spec.surrogate.name,
+        "created_at": time_view(study.created_at),
+        "updated_at": time_view(study.updated_at),
+        "counts": {state.value: study.n(state) for state in TrialState},
+        "n_trials": study.n_trials,
+        "cost": study.cost,
+        "best_trial_id": study.best_trial_id,
+        "best_value": study.best_value,
+        "breaker": {"open": study.breaker_reason is not None, "reason": study.breaker_reason},
+        "parent_study_id": study.parent_study_id,
+    }
+
+
+def trial_view(trial: Trial) -> dict[str, Any]:
+    """A trial without its lease."""
+    return {
+        "id": trial.id,
+        "study_id": trial.study_id,
+        "number": trial.number,
+        "state": trial.state.value,
+        "parameters": trial.parameters,
+        "metrics": metrics_view(trial.measurements),
+        "cost": trial.cost,
+        "worker": trial.worker,
+        "attempts": trial.attempt,
+        "stop_requested": trial.stop_requested,
+        "reason": trial.reason,
+        "source": trial.source.value,
+        "suggestion_id": trial.suggestion_id,
+        "provenance": provenance_view(trial.provenance),
+        "metadata": trial.metadata,
+        "on_front": trial.on_front,
+        "created_at": time_view(trial.created_at),
+        "started_at": time_view(trial.started_at),
+        "updated_at": time_view(trial.updated_at),
+        "closed_at": time_view(trial.closed_at),
+        "lease_expires_at": time_view(trial.lease_expires_at),
+    }
+
+
+def claimed_view(trial: Trial) -> dict[str, Any]:
+    """A trial with the lease its worker needs."""
+    return trial_view(trial) | {
+        "lease": trial.lease,
+        "attempt": trial.attempt,
+        "lease_seconds": trial.lease_seconds,
+    }
+
+
+def attempt_view(attempt: Attempt) -> dict[str, Any]:
+    return {
+        "number": attempt.number,
+        "worker": attempt.worker,
+        "started_at": time_view(attempt.started_at),
+        "last_heartbeat_at": time_view(attempt.last_heartbeat_at),
+        "lease_expires_at": time_view(attempt.lease_expires_at),
+        "ended_at": time_view(attempt.ended_at),
+        "exit": attempt.exit.value,
+    }
+
+
+def observation_view(observation: Observation) -> dict[str, Any]:
+    return {
+        "metric": observation.metric,
+        "step": observation.step,
+        "value": observation.value,
+        "sem": observation.sem,
+        "recorded_at": time_view(observation.recorded_at),
+    }
+
+
+def suggestion_view(suggestion: Suggestion) -> dict[str, Any]:
+    provenance = provenance_view(suggestion.provenance)
+    return {
+        "id": suggestion.id,
+        "study_id": suggestion.study_id,
+        "state": suggestion.state.value,
+        "source": suggestion.source.value,
+        "parameters": suggestion.parameters,
+        **provenance,
+        "data_version": suggestion.data_version,
+        "trial_id": suggestion.trial_id,
+        "created_at": time_view(suggestion.created_at),
+    }
+
+
+def fit_view(fit: Fit) -> dict[str, Any]:
+    return {
+        "id": fit.id,
+        "surrogate": fit.surrogate,
+        "data_version": fit.data_version,
+        "options": fit.options,
+        "seconds": fit.seconds,
+        "device": fit.device,
+        "diagnostics": fit.diagnostics,
+        "created_at": time_view(fit.created_at),
+    }
+
+
+def event_view(event: Event) -> dict[str, Any]:
+    return {
+        "seq": event.seq,
+        "kind": event.kind.value,
+        "trial_id": event.trial_id,
+        "at": time_view(event.at),
+        **{name: value for name, value in event.payload.items() if name != "previous_spec"},
+    }
+
+
+def key_view(key: ApiKey) -> dict[str, Any]:
+    return {
+        "id": key.id,
+        "name": key.name,
+        "scope": key.scope.value,
+        "project": key.project,
+        "prefix": key.prefix,
+        "created_at": time_view(key.created_at),
+        "revoked_at": time_view(key.revoked_at),
+    }

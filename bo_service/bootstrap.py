@@ -1,0 +1,140 @@
+"""The one place where the parts are put together."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+import migrations
+from bo_service.domain.ids import ProjectId, StudyId, new_id
+from bo_service.domain.records import ApiKey, Scope
+from bo_service.orchestrator.ports import UnitOfWork, Wakeup
+from bo_service.settings import Settings
+from bo_service.storage.engine import Transactions, open_engine
+from bo_service.storage.store import SqlUnitOfWork
+
+DEFAULT_PROJECT = "default"
+
+
+class SilentWakeup:
+    """Nobody is told; polling finds the news."""
+
+    def compute(self) -> None: ...
+
+    def study_changed(self, study_id: StudyId) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What a process needs to take part."""
+
+    settings: Settings
+    uow: UnitOfWork
+    transactions: Transactions
+
+
+def build_services(settings: Settings, *, wakeup: Wakeup | None = None) -> Services:
+    """Open the database named in the settings; nothing is migrated."""
+    url = settings.resolved_database_url()
+    if url.startswith("sqlite"):
+        settings.home.mkdir(parents=True, exist_ok=True)
+    transactions = Transactions(open_engine(url))
+    return Services(settings, SqlUnitOfWork(transactions, wakeup or SilentWakeup()), transactions)
+
+
+def _alembic(settings: Settings) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    config.set_main_option("version_path_separator", "os")
+    # a percent sign in a password is not an interpolation
+    config.set_main_option("sqlalchemy.url", settings.resolved_database_url().replace("%", "%%"))
+    return config
+
+
+def upgrade_database(settings: Settings, revision: str = "head") -> None:
+    """Bring the database to a revision, creating the file of an embedded one."""
+    if settings.resolved_database_url().startswith("sqlite"):
+        settings.home.mkdir(parents=True, exist_ok=True)
+    command.upgrade(_alembic(settings), revision)
+
+
+def downgrade_database(settings: Settings, revision: str) -> None:
+    """Take the database back to a revision; `base` empties it."""
+    command.downgrade(_alembic(settings), revision)
+
+
+def database_revision(settings: Settings) -> tuple[str | None, str | None]:
+    """The database's revision and the newest one this code has."""
+    head = ScriptDirectory.from_config(_alembic(settings)).get_current_head()
+    engine = open_engine(settings.resolved_database_url(), pool_size=1)
+    try:
+        with engine.connect() as connection:
+            context = MigrationContext.configure(connection, opts={"version_table": migrations.VERSION_TABLE})
+            return context.get_current_revision(), head
+    finally:
+        engine.dispose()
+
+
+def hash_key(key: str) -> str:
+    """What the database keeps of a key; keys are 256 random bits, so a fast hash is safe."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def create_key(name: str, scope: Scope, *, project: str, uow: UnitOfWork) -> tuple[ApiKey, str]:
+    """A new key bound to a project (created where missing); the text is shown this once."""
+    text = f"bo_{secrets.token_urlsafe(32)}"
+    with uow() as store:
+        now = store.now()
+        key = ApiKey(
+            id=new_id(),
+            project_id=store.records.ensure_project(project, now=now),
+            project=project,
+            name=name,
+            scope=scope,
+            key_hash=hash_key(text),
+            prefix=text[:10],
+            created_at=now,
+        )
+        store.records.add_key(key)
+        store.commit()
+    return key, text
+
+
+def ensure_default_project(uow: UnitOfWork) -> ProjectId:
+    """The project of keyless services and of the local user."""
+    with uow() as store:
+        project_id = store.records.ensure_project(DEFAULT_PROJECT, now=store.now())
+        store.commit()
+    return project_id
+
+
+def local_key(settings: Settings, url: str, *, uow: UnitOfWork) -> str:
+    """The local user's admin key: the one kept in the credentials file if it still works, else a new one.
+
+    The file is readable by its owner alone.
+    """
+    path = settings.credentials_path
+    key = ""
+    if path.exists():
+        try:
+            key = str(json.loads(path.read_text()).get("key", ""))
+        except (ValueError, AttributeError):
+            key = ""
+        with uow(read_only=True) as store:
+            known = store.records.key_by_hash(hash_key(key))
+        if known is None or known.revoked_at is not None:
+            key = ""
+    if not key:
+        _, key = create_key("local user", Scope.ADMIN, project=DEFAULT_PROJECT, uow=uow)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch(mode=0o600)
+    path.write_text(json.dumps({"url": url, "key": key}))
+    return key

@@ -1,0 +1,116 @@
+"""Small records beside the main nouns: events, observations, fits, API keys, pages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Generic, TypeVar
+
+from bo_service.domain.ids import FitId, ProjectId, StudyId, TrialId
+
+T = TypeVar("T")
+
+
+class EventKind(StrEnum):
+    """What the event stream tells."""
+
+    STUDY_CREATED = "study_created"
+    STUDY_CHANGED = "study_changed"
+    SUGGESTIONS_PREPARED = "suggestions_prepared"
+    TRIAL_STARTED = "trial_started"
+    TRIAL_PROGRESS = "trial_progress"
+    TRIAL_CLOSED = "trial_closed"
+    TRIAL_REQUEUED = "trial_requeued"
+    TRIALS_IMPORTED = "trials_imported"
+    FIT_FINISHED = "fit_finished"
+    LATE_RESULT = "late_result"
+    JOB_CRASHED = "job_crashed"
+    BREAKER = "breaker"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something that happened; `seq` grows within a study and is given by the store."""
+
+    seq: int = 0
+    study_id: StudyId
+    trial_id: TrialId | None = None
+    kind: EventKind
+    payload: Mapping[str, Any] = field(default_factory=dict)
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """One value of one metric at one step; `step` is None for the final value."""
+
+    trial_id: TrialId
+    metric: str
+    step: int | None
+    value: float
+    sem: float | None
+    recorded_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """A record of one run of generation: what went in, which surrogate, what it cost."""
+
+    id: FitId
+    study_id: StudyId
+    data_version: int
+    surrogate: str
+    options: Mapping[str, Any]
+    inputs: Mapping[str, Any]
+    state: bytes | None
+    diagnostics: Mapping[str, Any]
+    seconds: float
+    device: str
+    created_at: datetime
+
+
+class Scope(StrEnum):
+    """What a key may do; each includes the ones after it: admin, editor, worker, viewer."""
+
+    ADMIN = "admin"
+    EDITOR = "editor"
+    WORKER = "worker"
+    VIEWER = "viewer"
+
+    def includes(self, needed: Scope) -> bool:
+        order = list(Scope)
+        return order.index(self) <= order.index(needed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiKey:
+    """A key as the service keeps it: the hash, never the key."""
+
+    id: str
+    project_id: ProjectId
+    project: str
+    name: str
+    scope: Scope
+    key_hash: str
+    prefix: str
+    created_at: datetime
+    revoked_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredReply:
+    """The answer given to the first request with an idempotency key."""
+
+    request_hash: str
+    status: int
+    body: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page(Generic[T]):
+    """One page of a list; `next_cursor` is None on the last."""
+
+    items: Sequence[T]
+    next_cursor: str | None

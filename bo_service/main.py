@@ -1,0 +1,84 @@
+"""The HTTP process: settings in, application out."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import uvicorn
+from fastapi import FastAPI
+
+from bo_service.api.app import build_app
+from bo_service.api.context import ApiContext, Bell, Caller
+from bo_service.bootstrap import (
+    DEFAULT_PROJECT,
+    build_services,
+    create_key,
+    ensure_default_project,
+    hash_key,
+    local_key,
+    upgrade_database,
+)
+from bo_service.compute_child import ComputeChild
+from bo_service.domain.records import Scope
+from bo_service.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The application with its compute child, ready for an ASGI server; the database must be migrated."""
+    settings = settings or Settings()
+    bell = Bell()
+    child = ComputeChild(on_change=bell.ring) if settings.compute == "embedded" else None
+    services = build_services(settings, wakeup=child)
+    anonymous = None
+    if not settings.require_keys:
+        project_id = ensure_default_project(services.uow)
+        anonymous = Caller(project_id, DEFAULT_PROJECT, Scope.ADMIN, "keys are off")
+    context = ApiContext(
+        uow=services.uow,
+        bell=bell,
+        hash_key=hash_key,
+        create_key=create_key,
+        anonymous=anonymous,
+        compute=child,
+        max_wait_seconds=settings.max_wait_seconds,
+        max_body_bytes=int(settings.max_body_megabytes * 1e6),
+    )
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        if child is not None:
+            child.start()
+        yield
+        if child is not None:
+            child.stop()
+        services.transactions.engine.dispose()
+
+    return build_app(context, lifespan=lifespan)
+
+
+def serve(host: str, port: int, settings: Settings | None = None) -> None:
+    """Migrate, make the local user's key, and serve until interrupted."""
+    settings = settings or Settings()
+    logging.basicConfig(
+        level=settings.log_level.upper(),
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    upgrade_database(settings)
+    services = build_services(settings)
+    url = f"http://{host}:{port}"
+    key = local_key(settings, url, uow=services.uow)
+    services.transactions.engine.dispose()
+    sys.stdout.write(
+        f"bo-service at {url} (API: {url}/docs)\n"
+        f"data in {settings.resolved_database_url()}\n"
+        f"key {key}\n"
+        f"     kept in {settings.credentials_path}: `bo` and the Python client on this machine find it there\n"
+    )
+    sys.stdout.flush()
+    uvicorn.run(create_app(settings), host=host, port=port, log_level=settings.log_level, access_log=False)

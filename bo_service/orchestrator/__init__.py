@@ -1,0 +1,1 @@
+"""The loop: one step, one file, one public function."""

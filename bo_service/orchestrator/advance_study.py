@@ -1,0 +1,263 @@
+"""Step 6: load the data, fit, propose, and write suggestions and fit in one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from bo_service.domain.ids import FitId, SuggestionId, new_id
+from bo_service.domain.job import Job, JobState
+from bo_service.domain.proposal import Proposal, ProposalRequest, StudyView
+from bo_service.domain.records import Event, EventKind, Fit
+from bo_service.domain.stopping import n_startable, reason_to_stop
+from bo_service.domain.study import Study, StudyState
+from bo_service.domain.suggestion import Suggestion
+from bo_service.domain.trial import Provenance
+from bo_service.orchestrator.bookkeeping import WORKER_MEMORY, n_to_prepare
+from bo_service.orchestrator.claim_trials import MAX_SUGGESTIONS_A_JOB, fixed_key
+from bo_service.orchestrator.ports import Store, UnitOfWork
+from bo_service.orchestrator.study_view import KnownTrials, lasting, load_view
+from surrogates.registry import plugin
+
+Generate = Callable[[StudyView, ProposalRequest, bytes | None], Proposal]
+"""generation.strategy.propose: (view, request, warm state) -> proposal."""
+
+TIMELESS_BUFFER: Final = 16
+"""Model-free suggestions kept ready for each slot, so that asking never waits for compute."""
+
+BREAKER_REST: Final = timedelta(minutes=10)
+"""An open breaker lets one job try the model again after this long."""
+
+DATA_FREE_LEVELS: Final = 10_000
+"""A model-free generator looks at the data only where the space is small enough to repeat itself."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """What to generate, and from what."""
+
+    study: Study
+    view: StudyView
+    request: ProposalRequest
+    is_timeless: bool
+    needs_data: bool
+    key: str
+    warm_fit_id: FitId | None
+    warm_state: bytes | None
+
+
+def advance_study(job: Job, *, uow: UnitOfWork, generate: Generate, known: KnownTrials) -> int:
+    """Run one Advance job that the caller has claimed; returns how many suggestions were written.
+
+    Running it twice is harmless: what the first run wrote is found fresh, and a void token writes nothing.
+    """
+    with uow(read_only=True) as store:
+        plan = _plan(job, known=known, store=store)
+    if plan is None:
+        _finish_idle(job, uow=uow)
+        return 0
+    proposal = generate(plan.view, plan.request, plan.warm_state)
+    with uow() as store:
+        study = store.studies.get(plan.study.id, lock=True)
+        current = store.jobs.get(job.id)
+        if current.token != job.token or current.state is not JobState.RUNNING:
+            return 0
+        n_written = _write(plan, proposal, study=study, store=store)
+        finish_job(current, store=store)
+        store.commit()
+    return n_written
+
+
+def _plan(job: Job, *, known: KnownTrials, store: Store) -> _Plan | None:
+    """What this job should generate, or None where enough lies ready."""
+    now = store.now()
+    study = store.studies.get(job.study_id)
+    if study.state is not StudyState.ACTIVE or reason_to_stop(study, now=now):
+        return None
+    fixed = job.payload.get("fixed", {})
+    key = fixed_key(fixed)
+    prepared = list(store.suggestions.prepared(study.id))
+    kept = lasting(prepared, data_version=study.data_version, fixed_key=key)
+    n_ready = sum(s.fixed_key == key for s in kept)
+    count, is_timeless = _how_many(
+        job, study, n_prepared=len(prepared), n_ready=n_ready, store=store, now=now
+    )
+    if count <= 0:
+        return None
+    needs_data = _needs_data(study, is_timeless=is_timeless)
+    # an enqueued trial is pending too: the user will have it evaluated
+    pending = (*store.trials.open_parameters(study.id), *(s.parameters for s in kept)) if needs_data else ()
+    warm = store.records.latest_fit(study.id) if needs_data and not is_timeless else None
+    view = load_view(
+        study, pending=pending, n_prepared=len(prepared), needs_data=needs_data, known=known, store=store
+    )
+    return _Plan(
+        study=study,
+        view=view,
+        request=ProposalRequest(count=count, fixed=fixed, fallback_reason=open_breaker(study, now=now)),
+        is_timeless=is_timeless,
+        needs_data=needs_data,
+        key=key,
+        warm_fit_id=warm.id if warm else None,
+        warm_state=warm.state if warm else None,
+    )
+
+
+def open_breaker(study: Study, *, now: datetime) -> str | None:
+    """Why the model is bypassed now; None again once the breaker has rested."""
+    if study.breaker_reason is None or study.breaker_opened_at is None:
+        return None
+    return study.breaker_reason if now - study.breaker_opened_at < BREAKER_REST else None
+
+
+def _needs_data(study: Study, *, is_timeless: bool) -> bool:
+    return not is_timeless or study.spec.space.n_configurations <= DATA_FREE_LEVELS
+
+
+def _how_many(
+    job: Job, study: Study, *, n_prepared: int, n_ready: int, store: Store, now: datetime
+) -> tuple[int, bool]:
+    """How many candidates to make, and whether they are made without looking at data."""
+    if "fixed" in job.payload:
+        return int(job.payload["count"]) - n_ready, False
+    n_slots = store.records.n_workers(study.id, since=now - WORKER_MEMORY)
+    left = min(n_startable(study)[0], MAX_SUGGESTIONS_A_JOB)
+    if not plugin(study.spec.surrogate.name).abilities.needs_model:
+        budget = min(max(n_slots, 1) * TIMELESS_BUFFER, 8 * MAX_SUGGESTIONS_A_JOB)
+        return min(budget, n_startable(study)[0]) - n_ready, True
+    n_initial = study.spec.n_initial - study.n_trials - n_prepared
+    if n_initial > 0:
+        return min(n_initial, left), True
+    return min(n_to_prepare(study, n_slots=n_slots), left) - n_ready, False
+
+
+def _write(plan: _Plan, proposal: Proposal, *, study: Study, store: Store) -> int:
+    """Save the fit and those candidates that nobody started meanwhile; returns how many."""
+    now = store.now()
+    fit_id = FitId(new_id())
+    space = study.spec.space
+    taken = {space.key(p) for p in store.trials.open_parameters(study.id)} if plan.needs_data else set()
+    new = [
+        Suggestion(
+            id=SuggestionId(new_id()),
+            study_id=study.id,
+            parameters=candidate.parameters,
+            provenance=Provenance(
+                generator=candidate.generator,
+                surrogate=proposal.fit.surrogate,
+                fit_id=fit_id,
+                data_version=plan.view.data_version,
+                seed=plan.view.seed,
+                acquisition_value=candidate.acquisition_value,
+                fallback_reason=candidate.fallback_reason,
+                predictions={name: [m.value, m.sem] for name, m in candidate.predictions.items()},
+            ),
+            data_version=plan.view.data_version,
+            is_timeless=plan.is_timeless,
+            fixed_key=plan.key,
+            position=position,
+            created_at=now,
+        )
+        for position, candidate in enumerate(proposal.candidates)
+        if space.key(candidate.parameters) not in taken
+    ]
+    if not plan.is_timeless:
+        store.suggestions.supersede(study.id, before_version=plan.view.data_version, fixed_key=plan.key)
+    store.records.add_fit(_fit(fit_id, plan, proposal, study=study, now=now))
+    store.suggestions.add(in_order(new))
+    drawn = sum(c.acquisition_value is None for c in proposal.candidates)
+    study = replace(study, design_index=max(study.design_index, plan.view.design_index + drawn))
+    store.studies.save(replace(_breaker_after(study, plan, proposal), updated_at=now))
+    store.records.add_event(_event(plan, proposal, n_written=len(new), study=study, now=now))
+    return len(new)
+
+
+def in_order(suggestions: list[Suggestion]) -> list[Suggestion]:
+    """The suggestions with ids that sort as their positions: claims go by id."""
+    ids = sorted(s.id for s in suggestions)
+    return [replace(s, id=new) for s, new in zip(suggestions, ids, strict=True)]
+
+
+def _breaker_after(study: Study, plan: _Plan, proposal: Proposal) -> Study:
+    """A closed breaker after a fit that used the model; unchanged otherwise."""
+    used_model = not plan.is_timeless and all(c.fallback_reason is None for c in proposal.candidates)
+    if used_model and plan.request.fallback_reason is None and study.breaker_reason is not None:
+        return replace(study, breaker_reason=None, breaker_opened_at=None)
+    return study
+
+
+def _fit(fit_id: FitId, plan: _Plan, proposal: Proposal, *, study: Study, now: datetime) -> Fit:
+    fit = proposal.fit
+    return Fit(
+        id=fit_id,
+        study_id=study.id,
+        data_version=plan.view.data_version,
+        surrogate=fit.surrogate,
+        options=study.spec.surrogate.options,
+        inputs=_inputs(plan),
+        state=fit.state,
+        diagnostics=fit.diagnostics,
+        seconds=fit.seconds,
+        device=fit.device,
+        created_at=now,
+    )
+
+
+def _inputs(plan: _Plan) -> Mapping[str, Any]:
+    """Everything beside the trials that went in: with these the fit can be run again."""
+
+    return {
+        "spec_version": plan.study.spec_version,
+        "data_version": plan.view.data_version,
+        "seed": plan.view.seed,
+        "count": plan.request.count,
+        "fixed": dict(plan.request.fixed),
+        "fallback_reason": plan.request.fallback_reason,
+        "pending": [dict(p) for p in plan.view.pending],
+        "n_started": plan.view.n_started,
+        "design_index": plan.view.design_index,
+        "needs_data": plan.needs_data,
+        "warm_fit_id": plan.warm_fit_id,
+    }
+
+
+def _event(plan: _Plan, proposal: Proposal, *, n_written: int, study: Study, now: datetime) -> Event:
+    fallback = next((c.fallback_reason for c in proposal.candidates if c.fallback_reason), None)
+    return Event(
+        study_id=study.id,
+        kind=EventKind.FIT_FINISHED if not plan.is_timeless else EventKind.SUGGESTIONS_PREPARED,
+        payload={
+            "surrogate": proposal.fit.surrogate,
+            "data_version": plan.view.data_version,
+            "n_suggestions": n_written,
+            "seconds": round(proposal.fit.seconds, 4),
+            "fallback_reason": fallback,
+        },
+        at=now,
+    )
+
+
+def finish_job(job: Job, *, store: Store) -> None:
+    """DONE, or QUEUED once more where something changed meanwhile."""
+    store.jobs.save(
+        replace(
+            job,
+            state=JobState.QUEUED if job.is_dirty else JobState.DONE,
+            is_dirty=False,
+            token=None,
+            lease_expires_at=None,
+            n_crashes=0,
+            updated_at=store.now(),
+        )
+    )
+
+
+def _finish_idle(job: Job, *, uow: UnitOfWork) -> None:
+    with uow() as store:
+        store.studies.get(job.study_id, lock=True)
+        current = store.jobs.get(job.id)
+        if current.token == job.token and current.state is JobState.RUNNING:
+            finish_job(current, store=store)
+            store.commit()

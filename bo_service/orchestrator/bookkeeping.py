@@ -1,0 +1,173 @@
+"""What every step that moves a trial owes the study: counters, incumbent, stopping rules, events, next job."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from bo_service.domain.dominance import front_after, scores
+from bo_service.domain.job import JobKind
+from bo_service.domain.proposal import Measurement
+from bo_service.domain.records import Event, EventKind
+from bo_service.domain.stopping import n_startable, reason_to_stop
+from bo_service.domain.study import Study, StudyState
+from bo_service.domain.trial import AttemptExit, Trial, TrialState
+from bo_service.orchestrator.ports import Store
+
+WORKER_MEMORY: Final = timedelta(minutes=2)
+"""A worker that asked this recently counts when suggestions are prepared."""
+
+
+def n_to_prepare(study: Study, *, n_slots: int) -> int:
+    """How many suggestions should lie ready: one for each idle slot, and half the busy ones ahead of time.
+
+    A lone busy worker gets none: its next point waits for its own result.
+    """
+    n_running = study.n(TrialState.RUNNING)
+    ahead = n_slots // 2
+    return min(max(n_slots - n_running, ahead), n_startable(study)[0])
+
+
+def request_compute(study: Study, *, store: Store, now: datetime) -> None:
+    """Queue an Advance where the study is active; a second one is absorbed by the first."""
+    if study.state is StudyState.ACTIVE:
+        store.jobs.enqueue(study.id, JobKind.ADVANCE, {}, now=now)
+
+
+def close_trial(
+    before: Trial,
+    state: TrialState,
+    how: AttemptExit,
+    *,
+    study: Study,
+    store: Store,
+    now: datetime,
+    measurements: Mapping[str, Measurement] | None = None,
+    cost: float | None = None,
+    reason: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> Trial:
+    """Move an open trial to a terminal state with everything that follows from it, and save both.
+
+    `study` is locked by the caller. Raises: TrialClosed.
+    """
+    version = study.data_version + 1
+    trial = before.closed(
+        state,
+        now=now,
+        version=version,
+        measurements=measurements,
+        cost=cost,
+        reason=reason,
+        metadata=metadata,
+    )
+    if before.attempt and before.state is TrialState.RUNNING:
+        store.trials.end_attempt(before, how, now=now)
+    if trial.measurements:
+        store.trials.observe(trial.id, None, trial.measurements, now)
+    study = replace(
+        study.tallied(before.state, state), data_version=version, cost=study.cost + (trial.cost or 0.0)
+    )
+    trial, study = with_front(trial, study, store=store)
+    store.trials.save(trial)
+    study = stop_if_due(replace(study, updated_at=now), store=store, now=now)
+    store.studies.save(study)
+    record_closing(trial, store=store, now=now)
+    request_compute(study, store=store, now=now)
+    return trial
+
+
+def with_front(trial: Trial, study: Study, *, store: Store) -> tuple[Trial, Study]:
+    """Let the trial compete for the front; members it dominates are saved without their mark."""
+    if trial.state is not TrialState.COMPLETED:
+        return trial, study
+    joins, thrown = front_after(trial, store.trials.front(study.id), study.spec)
+    if not joins:
+        return trial, study
+    for member in thrown:
+        store.trials.save(replace(member, on_front=False))
+    trial = replace(trial, on_front=True)
+    study = replace(study, last_improvement=study.n_closed)
+    return trial, with_incumbent(trial, study)
+
+
+def with_incumbent(trial: Trial, study: Study) -> Study:
+    """The study with this trial as its best, where there is a single objective."""
+    found = scores(trial.measurements, study.spec)
+    if found is None or len(found) != 1:
+        return study
+    return replace(study, best_trial_id=trial.id, best_value=study.spec.objectives[0].sign * found[0])
+
+
+def stop_if_due(study: Study, *, store: Store, now: datetime) -> Study:
+    """The study STOPPED where a rule says so, with an event."""
+    reason = reason_to_stop(study, now=now) if study.state is StudyState.ACTIVE else None
+    if reason is None:
+        return study
+    stopped = study.moved_to(StudyState.STOPPED, reason=reason, now=now)
+    store.records.add_event(
+        Event(
+            study_id=study.id,
+            kind=EventKind.STUDY_CHANGED,
+            payload={"state": stopped.state.value, "reason": reason},
+            at=now,
+        )
+    )
+    return stopped
+
+
+def record_closing(trial: Trial, *, store: Store, now: datetime) -> None:
+    """Tell the event stream how the trial ended."""
+    store.records.add_event(
+        Event(
+            study_id=trial.study_id,
+            trial_id=trial.id,
+            kind=EventKind.TRIAL_CLOSED,
+            payload={
+                "number": trial.number,
+                "state": trial.state.value,
+                "metrics": {name: m.value for name, m in trial.measurements.items()},
+                "on_front": trial.on_front,
+                "reason": (trial.reason or "")[:200] or None,
+            },
+            at=now,
+        )
+    )
+
+
+def requeue_trial(
+    before: Trial,
+    how: AttemptExit,
+    *,
+    study: Study,
+    store: Store,
+    now: datetime,
+    reason: str | None,
+    counted: bool = True,
+) -> Trial:
+    """Put a running trial back for another attempt and save; the data version stays. `study` is locked."""
+    trial = before.queued(now=now, reason=reason, counted=counted)
+    store.trials.end_attempt(before, how, now=now)
+    store.trials.save(trial)
+    store.studies.save(replace(study.tallied(before.state, trial.state), updated_at=now))
+    store.records.add_event(
+        Event(
+            study_id=study.id,
+            trial_id=trial.id,
+            kind=EventKind.TRIAL_REQUEUED,
+            payload={"number": trial.number, "exit": how.value, "reason": (reason or "")[:200] or None},
+            at=now,
+        )
+    )
+    return trial
+
+
+def end_attempt_without_result(
+    trial: Trial, how: AttemptExit, *, study: Study, store: Store, now: datetime, reason: str, may_retry: bool
+) -> Trial:
+    """QUEUED again while attempts are left and retrying is allowed, else FAILED. `study` is locked."""
+    if may_retry and trial.n_attempts < study.spec.retry.max_attempts and not trial.stop_requested:
+        return requeue_trial(trial, how, study=study, store=store, now=now, reason=reason)
+    return close_trial(trial, TrialState.FAILED, how, study=study, store=store, now=now, reason=reason)

@@ -1,0 +1,246 @@
+"""What the loop needs from the world: a store with transactions, and someone to wake for compute."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from datetime import datetime
+from typing import Any, Protocol
+
+from bo_service.domain.ids import FitId, JobId, LeaseToken, ProjectId, StudyId, SuggestionId, TrialId
+from bo_service.domain.job import Job, JobKind
+from bo_service.domain.proposal import Measurement, Parameters
+from bo_service.domain.records import ApiKey, Event, Fit, Observation, Page, StoredReply
+from bo_service.domain.study import Study, StudyState
+from bo_service.domain.suggestion import Suggestion, SuggestionState
+from bo_service.domain.trial import Attempt, AttemptExit, Trial, TrialState
+
+
+class Studies(Protocol):
+    """The studies of all projects."""
+
+    def add(self, study: Study) -> None:
+        """Raises: NameTaken."""
+
+    def find(self, project_id: ProjectId, key: str, *, lock: bool = False) -> Study:
+        """By id or by name. `lock` keeps other writers of this study out until the transaction ends.
+
+        Raises: NotFound.
+        """
+
+    def get(self, study_id: StudyId, *, lock: bool = False) -> Study:
+        """By id. Raises: NotFound."""
+
+    def save(self, study: Study) -> None:
+        """Write state, counters and versions."""
+
+    def save_spec(self, study: Study) -> None:
+        """Write the edited specification too."""
+
+    def page(
+        self,
+        project_id: ProjectId,
+        *,
+        state: StudyState | None,
+        updated_since: datetime | None,
+        cursor: str | None,
+        limit: int,
+    ) -> Page[Study]:
+        """Newest first."""
+
+
+class Trials(Protocol):
+    """Trials with their attempts and observations."""
+
+    def add(self, trials: Sequence[Trial]) -> None: ...
+
+    def get(self, trial_id: TrialId) -> Trial:
+        """Raises: NotFound."""
+
+    def save(self, trial: Trial) -> None: ...
+
+    def running_of(self, study_id: StudyId, worker: str) -> Sequence[Trial]:
+        """RUNNING trials this worker holds, oldest first."""
+
+    def queued(self, study_id: StudyId, *, limit: int) -> Sequence[Trial]:
+        """QUEUED trials, oldest first."""
+
+    def expired(self, *, now: datetime, limit: int) -> Sequence[Trial]:
+        """RUNNING trials whose lease ended, of all studies."""
+
+    def front(self, study_id: StudyId) -> Sequence[Trial]:
+        """The non-dominated feasible trials by number."""
+
+    def page(
+        self,
+        study_id: StudyId,
+        *,
+        states: Sequence[TrialState] = (),
+        worker: str | None = None,
+        updated_since: datetime | None = None,
+        cursor: str | None = None,
+        limit: int = 100,
+        newest_first: bool = False,
+    ) -> Page[Trial]:
+        """By number; with `updated_since` by time of change."""
+
+    def known(self, study_id: StudyId, *, after_version: int = -1, up_to_version: int) -> Iterator[Trial]:
+        """Trials that closed within these data versions, by number, streamed."""
+
+    def open_parameters(self, study_id: StudyId) -> Sequence[Parameters]:
+        """Configurations of RUNNING, PAUSED and QUEUED trials, by number."""
+
+    def add_attempt(self, attempt: Attempt) -> None: ...
+
+    def renew_attempt(self, trial: Trial, *, now: datetime) -> None: ...
+
+    def end_attempt(self, trial: Trial, how: AttemptExit, *, now: datetime) -> None:
+        """Close the latest attempt of the trial as it was before it moved on."""
+
+    def attempts(self, trial_id: TrialId) -> Sequence[Attempt]: ...
+
+    def observe(
+        self, trial_id: TrialId, step: int | None, values: Mapping[str, Measurement], at: datetime
+    ) -> None:
+        """Record values; the same value again changes nothing. Raises: Conflict on another value."""
+
+    def observe_final(self, trials: Sequence[Trial], at: datetime) -> None:
+        """Record the final values of trials that are new."""
+
+    def observations(self, trial_id: TrialId) -> Sequence[Observation]: ...
+
+
+class Suggestions(Protocol):
+    """Prepared configurations."""
+
+    def add(self, suggestions: Sequence[Suggestion]) -> None: ...
+
+    def get(self, suggestion_id: SuggestionId) -> Suggestion:
+        """Raises: NotFound."""
+
+    def save(self, suggestions: Sequence[Suggestion]) -> None: ...
+
+    def take(self, study: Study, *, fixed_key: str, limit: int) -> Sequence[Suggestion]:
+        """Still PREPARED: the user's first, then fresh ones of the generator, in order."""
+
+    def n_fresh(self, study: Study, *, fixed_key: str = "") -> int:
+        """Generated suggestions that could be given out now."""
+
+    def prepared(self, study_id: StudyId) -> Sequence[Suggestion]: ...
+
+    def supersede(self, study_id: StudyId, *, before_version: int, fixed_key: str) -> int:
+        """Retire generated suggestions made at earlier data versions (timeless ones stay)."""
+
+    def page(self, study_id: StudyId, *, state: SuggestionState | None, limit: int) -> Sequence[Suggestion]:
+        """Newest first."""
+
+
+class Jobs(Protocol):
+    """The outbox and the queue's truth."""
+
+    def enqueue(self, study_id: StudyId, kind: JobKind, payload: Mapping[str, Any], *, now: datetime) -> None:
+        """Queue once: a queued one absorbs it, a running one becomes dirty."""
+
+    def claim(self, *, now: datetime, lease_seconds: float, token: LeaseToken) -> Job | None:
+        """The oldest queued job, now RUNNING under this token."""
+
+    def get(self, job_id: JobId) -> Job:
+        """Raises: NotFound."""
+
+    def in_flight(self, study_id: StudyId) -> Job | None:
+        """The QUEUED or RUNNING Advance of the study."""
+
+    def save(self, job: Job) -> None: ...
+
+    def renew(self, job_id: JobId, token: LeaseToken, *, lease_expires_at: datetime) -> bool:
+        """Extend the lease; False where the token is void."""
+
+    def expired(self, *, now: datetime) -> Sequence[Job]:
+        """RUNNING jobs whose lease ended."""
+
+    def held_under(self, token_prefix: str) -> Sequence[Job]:
+        """RUNNING jobs whose token starts like this."""
+
+    def forget_done(self, *, before: datetime) -> int:
+        """Delete jobs that ended before this time."""
+
+
+class Records(Protocol):
+    """Events, fits, keys, stored replies and worker sightings."""
+
+    def add_event(self, event: Event) -> None: ...
+
+    def events(
+        self, study_id: StudyId, *, after: int, limit: int, trial_id: TrialId | None = None
+    ) -> Sequence[Event]: ...
+
+    def add_fit(self, fit: Fit) -> None: ...
+
+    def fit(self, fit_id: FitId) -> Fit:
+        """Raises: NotFound."""
+
+    def latest_fit(self, study_id: StudyId) -> Fit | None:
+        """The newest fit that kept a state."""
+
+    def fits(self, study_id: StudyId, *, limit: int) -> Sequence[Fit]:
+        """Newest first, without their states."""
+
+    def ensure_project(self, name: str, *, now: datetime) -> ProjectId: ...
+
+    def add_key(self, key: ApiKey) -> None: ...
+
+    def key_by_hash(self, key_hash: str) -> ApiKey | None: ...
+
+    def keys(self, project_id: ProjectId) -> Sequence[ApiKey]: ...
+
+    def revoke_key(self, project_id: ProjectId, key_id: str, *, now: datetime) -> ApiKey:
+        """Raises: NotFound."""
+
+    def reply(self, project_id: ProjectId, key: str) -> StoredReply | None: ...
+
+    def remember_reply(
+        self, project_id: ProjectId, key: str, reply: StoredReply, *, now: datetime
+    ) -> None: ...
+
+    def forget_replies(self, *, before: datetime) -> int: ...
+
+    def saw_worker(self, study_id: StudyId, worker: str, *, slots: int, now: datetime) -> None:
+        """Note that this worker asked for so many trials."""
+
+    def n_workers(self, study_id: StudyId, *, since: datetime) -> int:
+        """Slots of the workers seen since then."""
+
+
+class Store(Protocol):
+    """One transaction's view of everything; nothing lasts before `commit`."""
+
+    @property
+    def studies(self) -> Studies: ...
+    @property
+    def trials(self) -> Trials: ...
+    @property
+    def suggestions(self) -> Suggestions: ...
+    @property
+    def jobs(self) -> Jobs: ...
+    @property
+    def records(self) -> Records: ...
+
+    def now(self) -> datetime:
+        """The database's clock, UTC."""
+
+    def commit(self) -> None:
+        """Make the transaction last; then wake whom it concerns."""
+
+
+class UnitOfWork(Protocol):
+    """Opens a transaction; leaving it without commit rolls back."""
+
+    def __call__(self, *, read_only: bool = False) -> AbstractContextManager[Store]: ...
+
+
+class Wakeup(Protocol):
+    """Tells compute that jobs wait and claims that suggestions came; losing a call costs time, never data."""
+
+    def compute(self) -> None: ...
+
+    def study_changed(self, study_id: StudyId) -> None: ...

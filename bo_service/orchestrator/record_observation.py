@@ -1,0 +1,121 @@
+"""Step 5: a worker closes its trial with a result, and the next fit is queued in the same transaction."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from bo_service.domain.errors import Invalid, LeaseLost, TrialClosed
+from bo_service.domain.ids import LeaseToken, ProjectId, TrialId
+from bo_service.domain.proposal import Measurement
+from bo_service.domain.records import Event, EventKind
+from bo_service.domain.spec import StudySpec
+from bo_service.domain.study import Study
+from bo_service.domain.trial import AttemptExit, Trial, TrialState
+from bo_service.orchestrator.bookkeeping import close_trial
+from bo_service.orchestrator.find_trial import find_trial
+from bo_service.orchestrator.ports import Store, UnitOfWork
+from bo_service.orchestrator.record_progress import check_metric_names
+from surrogates.errors import Problem
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What the worker reports at the end; values may be non-finite here and nowhere further."""
+
+    measurements: Mapping[str, Measurement]
+    cost: float | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    is_stopped_early: bool = False
+
+
+def record_observation(
+    trial_id: TrialId, outcome: Outcome, *, lease: LeaseToken, project_id: ProjectId, uow: UnitOfWork
+) -> Trial:
+    """Close a running trial: COMPLETED, STOPPED where it ended early, FAILED or INFEASIBLE where not finite.
+
+    A result that comes too late is kept as a note and refused.
+    Raises: NotFound, Invalid, LeaseLost, TrialClosed.
+    """
+    with uow() as store:
+        trial, study = find_trial(trial_id, project_id=project_id, store=store, lock=True)
+        try:
+            trial.require_lease(lease)
+        except (LeaseLost, TrialClosed) as error:
+            _keep_as_note(trial, outcome, error, study=study, store=store)
+            store.commit()
+            raise
+        study.require_open()
+        state, how, reason = judge(outcome, study.spec)
+        closed = close_trial(
+            trial,
+            state,
+            how,
+            study=study,
+            store=store,
+            now=store.now(),
+            measurements=finite(outcome.measurements),
+            cost=outcome.cost,
+            reason=reason,
+            metadata=outcome.metadata,
+        )
+        store.commit()
+    return closed
+
+
+def judge(outcome: Outcome, spec: StudySpec) -> tuple[TrialState, AttemptExit, str | None]:
+    """The terminal state these values lead to, how the attempt ended, and why if not well.
+
+    Raises: Invalid where a metric is unknown, missing or has a negative standard error.
+    """
+    check_metric_names(outcome.measurements, spec)
+    problems = [
+        Problem(f"metrics.{name}.sem", f"{m.sem:g} is not a standard error", "give a finite number >= 0")
+        for name, m in outcome.measurements.items()
+        if m.sem is not None and not (math.isfinite(m.sem) and m.sem >= 0)
+    ]
+    if not outcome.is_stopped_early:
+        problems += [
+            Problem(
+                f"metrics.{metric.name}",
+                "is missing",
+                f"a completed trial reports every {metric.goal} metric",
+            )
+            for metric in spec.required_metrics
+            if metric.name not in outcome.measurements
+        ]
+    if problems:
+        raise Invalid(problems)
+    broken = [name for name, m in outcome.measurements.items() if not math.isfinite(m.value)]
+    if broken:
+        state = TrialState.INFEASIBLE if spec.retry.non_finite == "infeasible" else TrialState.FAILED
+        return state, AttemptExit.NON_FINITE, f"non_finite: {', '.join(broken)}"
+    if outcome.is_stopped_early:
+        return TrialState.STOPPED, AttemptExit.STOPPED, None
+    return TrialState.COMPLETED, AttemptExit.COMPLETED, None
+
+
+def finite(measurements: Mapping[str, Measurement]) -> dict[str, Measurement]:
+    """The measurements that JSON and the database can hold."""
+    return {name: m for name, m in measurements.items() if math.isfinite(m.value)}
+
+
+def _keep_as_note(
+    trial: Trial, outcome: Outcome, error: LeaseLost | TrialClosed, *, study: Study, store: Store
+) -> None:
+    values = {name: m.value for name, m in finite(outcome.measurements).items()}
+    same = {name: m.value for name, m in trial.measurements.items()} == values
+    if isinstance(error, TrialClosed) and same:
+        return
+    error.extras["kept_as_note"] = True
+    store.records.add_event(
+        Event(
+            study_id=study.id,
+            trial_id=trial.id,
+            kind=EventKind.LATE_RESULT,
+            payload={"number": trial.number, "metrics": values, "cost": outcome.cost, "why": error.code},
+            at=store.now(),
+        )
+    )

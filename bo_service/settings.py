@@ -1,0 +1,68 @@
+"""Settings: typed, frozen, read once from BO_* environment variables."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+def default_home() -> Path:
+    """Where an embedded service keeps its data: BO_HOME, else a folder in the user's home."""
+    return Path(os.environ.get("BO_HOME") or Path.home() / ".local" / "share" / "bo-service")
+
+
+class Settings(BaseSettings):
+    """Every setting of the service; each is the environment variable BO_ plus its name in capitals."""
+
+    model_config = SettingsConfigDict(env_prefix="BO_", frozen=True, extra="ignore")
+
+    home: Path = Field(default_factory=default_home)
+    """Folder for the SQLite file, the log of the compute process and the local credentials."""
+
+    database_url: str = ""
+    """SQLAlchemy URL; empty for an SQLite file in `home`."""
+
+    require_keys: bool = True
+    """Whether requests need an API key; without keys everyone is admin of the default project."""
+
+    compute: Literal["embedded", "external"] = "embedded"
+    """Who runs jobs: one child of the HTTP process, or workers started by somebody else."""
+
+    device: str = "cpu"
+    """What a compute worker computes on: cpu, cuda, cuda:1, ..."""
+
+    job_lease_seconds: float = Field(60.0, gt=0)
+    """A compute worker that is silent for so long has lost its job."""
+
+    fit_deadline_seconds: float = Field(120.0, gt=0)
+    """A fit that takes longer no longer holds up claims: they get labelled space-filling suggestions."""
+
+    job_deadline_seconds: float = Field(1800.0, gt=0)
+    """A job that takes longer is ended and counts as crashed."""
+
+    reaper_seconds: float = Field(2.0, gt=0)
+    """Time between two rounds of the reaper."""
+
+    max_body_megabytes: float = Field(64.0, gt=0)
+    """Larger request bodies are refused; imports are the large ones."""
+
+    max_wait_seconds: float = Field(30.0, ge=0)
+    """Longest time a claim may wait for a suggestion."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """How much the processes write to stderr."""
+
+    def resolved_database_url(self) -> str:
+        """The database's URL, SQLite in `home` by default."""
+        return self.database_url or f"sqlite:///{self.home.expanduser().resolve() / 'bo.db'}"
+
+    @property
+    def credentials_path(self) -> Path:
+        """Where the local user's key is kept: in BO_HOME where that is set, else in the user's configuration."""
+        if os.environ.get("BO_HOME"):
+            return self.home / "credentials.json"
+        return Path.home() / ".config" / "bo-service" / "credentials.json"

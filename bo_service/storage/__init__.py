@@ -1,0 +1,1 @@
+"""The store: tables, transactions and the only SQL of the service."""

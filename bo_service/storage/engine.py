@@ -1,0 +1,86 @@
+"""Engines and transactions: SQLite in WAL mode with one writer at a time, PostgreSQL with row locks."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Final
+
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy.engine import URL
+
+SQLITE_BUSY_SECONDS: Final = 30
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"), allow_nan=False)
+
+
+def open_engine(url: str, *, pool_size: int = 20) -> Engine:
+    """An engine for a `sqlite:///path` or `postgresql+psycopg://...` URL."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        return _sqlite_engine(parsed, pool_size)
+    return create_engine(
+        parsed, pool_size=pool_size, max_overflow=pool_size, pool_pre_ping=True, json_serializer=_compact
+    )
+
+
+def _sqlite_engine(url: URL, pool_size: int) -> Engine:
+    engine = create_engine(
+        url,
+        pool_size=pool_size,
+        max_overflow=-1,
+        json_serializer=_compact,
+        connect_args={"timeout": SQLITE_BUSY_SECONDS, "check_same_thread": False},
+    )
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: Any, _: Any) -> None:
+        # the driver must not open transactions of its own: `begin` below does
+        connection.isolation_level = None
+        for pragma in (
+            "journal_mode=WAL",
+            "synchronous=NORMAL",  # a commit survives the death of any process; see docs/adr/0003
+            "foreign_keys=ON",
+            "temp_store=MEMORY",
+            "cache_size=-16000",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        read_only = connection.get_execution_options().get("bo_read_only", False)
+        connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+    return engine
+
+
+class Transactions:
+    """Opens transactions on one engine.
+
+    On SQLite the writers of this process wait for each other on a lock, in order, instead of polling the
+    database's own; other processes are kept out by BEGIN IMMEDIATE.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.is_sqlite = engine.dialect.name == "sqlite"
+        self._writer = threading.Lock()
+
+    @contextmanager
+    def __call__(self, *, read_only: bool) -> Iterator[tuple[Connection, Callable[[], None]]]:
+        """A connection inside a transaction, and the function that commits it."""
+        turn: AbstractContextManager[Any] = nullcontext()
+        if self.is_sqlite and not read_only:
+            turn = self._writer
+        with turn, self.engine.connect() as raw:
+            connection = raw.execution_options(bo_read_only=read_only)
+            transaction = connection.begin()
+            try:
+                yield connection, transaction.commit
+            finally:
+                if transaction.is_active:
+                    transaction.rollback()

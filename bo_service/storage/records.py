@@ -1,0 +1,163 @@
+"""Events, fits, keys, stored replies and worker sightings in SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from bo_service.domain.errors import NotFound
+from bo_service.domain.ids import FitId, ProjectId, StudyId, TrialId, new_id
+from bo_service.domain.records import ApiKey, Event, Fit, StoredReply
+from bo_service.storage.rows import event_from, fit_from, key_from
+from bo_service.storage.tables import ApiKeyRow, EventRow, FitRow, IdempotencyRow, ProjectRow, WorkerRow
+
+PROJECTS = ProjectRow.__table__
+KEYS = ApiKeyRow.__table__
+EVENTS = EventRow.__table__
+FITS = FitRow.__table__
+REPLIES = IdempotencyRow.__table__
+WORKERS = WorkerRow.__table__
+
+
+@dataclass(frozen=True, slots=True)
+class SqlRecords:
+    """See ports.Records."""
+
+    connection: Connection
+
+    def add_event(self, event: Event) -> None:
+        self.connection.execute(
+            insert(EVENTS),
+            {
+                "study_id": event.study_id,
+                "trial_id": event.trial_id,
+                "kind": event.kind.value,
+                "payload": dict(event.payload),
+                "at": event.at,
+            },
+        )
+
+    def events(
+        self, study_id: StudyId, *, after: int, limit: int, trial_id: TrialId | None = None
+    ) -> Sequence[Event]:
+        query = select(EVENTS).where(EVENTS.c.study_id == study_id, EVENTS.c.seq > after)
+        if trial_id is not None:
+            query = query.where(EVENTS.c.trial_id == trial_id)
+        return [event_from(row) for row in self.connection.execute(query.order_by(EVENTS.c.seq).limit(limit))]
+
+    def add_fit(self, fit: Fit) -> None:
+        self.connection.execute(
+            insert(FITS),
+            {
+                "id": fit.id,
+                "study_id": fit.study_id,
+                "data_version": fit.data_version,
+                "surrogate": fit.surrogate,
+                "options": dict(fit.options),
+                "inputs": dict(fit.inputs),
+                "state": fit.state,
+                "diagnostics": dict(fit.diagnostics),
+                "seconds": fit.seconds,
+                "device": fit.device,
+                "created_at": fit.created_at,
+            },
+        )
+
+    def fit(self, fit_id: FitId) -> Fit:
+        row = self.connection.execute(select(FITS).where(FITS.c.id == fit_id)).first()
+        if row is None:
+            raise NotFound("fit", fit_id)
+        return fit_from(row, state=row.state)
+
+    def latest_fit(self, study_id: StudyId) -> Fit | None:
+        query = select(FITS).where(FITS.c.study_id == study_id, FITS.c.state.is_not(None))
+        row = self.connection.execute(query.order_by(FITS.c.id.desc()).limit(1)).first()
+        return None if row is None else fit_from(row, state=row.state)
+
+    def fits(self, study_id: StudyId, *, limit: int) -> Sequence[Fit]:
+        columns = [column for column in FITS.c if column.name != "state"]
+        query = select(*columns).where(FITS.c.study_id == study_id).order_by(FITS.c.id.desc()).limit(limit)
+        return [fit_from(row, state=None) for row in self.connection.execute(query)]
+
+    def ensure_project(self, name: str, *, now: datetime) -> ProjectId:
+        found = self.connection.execute(select(PROJECTS.c.id).where(PROJECTS.c.name == name)).scalar()
+        if found is None:
+            found = new_id()
+            self.connection.execute(insert(PROJECTS), {"id": found, "name": name, "created_at": now})
+        return ProjectId(found)
+
+    def add_key(self, key: ApiKey) -> None:
+        self.connection.execute(
+            insert(KEYS),
+            {
+                "id": key.id,
+                "project_id": key.project_id,
+                "name": key.name,
+                "scope": key.scope.value,
+                "key_hash": key.key_hash,
+                "prefix": key.prefix,
+                "created_at": key.created_at,
+            },
+        )
+
+    def key_by_hash(self, key_hash: str) -> ApiKey | None:
+        query = select(KEYS, PROJECTS.c.name.label("project")).join(PROJECTS)
+        row = self.connection.execute(query.where(KEYS.c.key_hash == key_hash)).first()
+        return None if row is None else key_from(row)
+
+    def keys(self, project_id: ProjectId) -> Sequence[ApiKey]:
+        query = select(KEYS, PROJECTS.c.name.label("project")).join(PROJECTS)
+        query = query.where(KEYS.c.project_id == project_id).order_by(KEYS.c.id)
+        return [key_from(row) for row in self.connection.execute(query)]
+
+    def revoke_key(self, project_id: ProjectId, key_id: str, *, now: datetime) -> ApiKey:
+        for key in self.keys(project_id):
+            if key.id == key_id:
+                self.connection.execute(update(KEYS).where(KEYS.c.id == key_id).values(revoked_at=now))
+                return replace(key, revoked_at=key.revoked_at or now)
+        raise NotFound("key", key_id)
+
+    def reply(self, project_id: ProjectId, key: str) -> StoredReply | None:
+        query = select(REPLIES).where(REPLIES.c.project_id == project_id, REPLIES.c.key == key)
+        row = self.connection.execute(query).first()
+        if row is None:
+            return None
+        return StoredReply(request_hash=row.request_hash, status=row.status, body=row.body)
+
+    def remember_reply(self, project_id: ProjectId, key: str, reply: StoredReply, *, now: datetime) -> None:
+        self.connection.execute(
+            insert(REPLIES),
+            {
+                "project_id": project_id,
+                "key": key,
+                "request_hash": reply.request_hash,
+                "status": reply.status,
+                "body": reply.body,
+                "created_at": now,
+            },
+        )
+
+    def forget_replies(self, *, before: datetime) -> int:
+        return int(self.connection.execute(delete(REPLIES).where(REPLIES.c.created_at < before)).rowcount)
+
+    def saw_worker(self, study_id: StudyId, worker: str, *, slots: int, now: datetime) -> None:
+        dialect = sqlite if self.connection.dialect.name == "sqlite" else postgresql
+        statement = dialect.insert(WORKERS).values(
+            study_id=study_id, worker=worker, slots=slots, last_seen_at=now
+        )
+        self.connection.execute(
+            statement.on_conflict_do_update(
+                index_elements=[WORKERS.c.study_id, WORKERS.c.worker],
+                set_={"last_seen_at": now, "slots": slots},
+            )
+        )
+
+    def n_workers(self, study_id: StudyId, *, since: datetime) -> int:
+        query = select(func.coalesce(func.sum(WORKERS.c.slots), 0)).where(
+            WORKERS.c.study_id == study_id, WORKERS.c.last_seen_at >= since
+        )
+        return int(self.connection.execute(query).scalar_one())

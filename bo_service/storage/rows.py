@@ -1,0 +1,258 @@
+"""Rows to nouns and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from bo_service.domain.ids import FitId, JobId, LeaseToken, ProjectId, StudyId, SuggestionId, TrialId
+from bo_service.domain.job import Job, JobKind, JobState
+from bo_service.domain.proposal import Measurement
+from bo_service.domain.records import ApiKey, Event, EventKind, Fit, Scope
+from bo_service.domain.spec import StudySpec
+from bo_service.domain.study import Study, StudyState
+from bo_service.domain.suggestion import Suggestion, SuggestionSource, SuggestionState
+from bo_service.domain.trial import Attempt, AttemptExit, Provenance, Trial, TrialSource, TrialState
+
+Row = Any
+"""A SQLAlchemy row; its columns are declared in tables.py."""
+
+_SPECS: dict[tuple[str, int], StudySpec] = {}
+_MAX_SPECS = 256
+
+
+def _spec(study_id: str, version: int, stored: Mapping[str, Any]) -> StudySpec:
+    """The specification of one version; parsed once, since a version never changes."""
+    key = (study_id, version)
+    if key not in _SPECS:
+        if len(_SPECS) >= _MAX_SPECS:
+            _SPECS.pop(next(iter(_SPECS)))
+        _SPECS[key] = StudySpec.model_validate(stored)
+    return _SPECS[key]
+
+
+def study_values(study: Study) -> dict[str, Any]:
+    """The columns that change without an edit of the specification."""
+    return {
+        "state": study.state.value,
+        "state_reason": study.state_reason,
+        "data_version": study.data_version,
+        "next_number": study.next_number,
+        "n_given": study.n_given,
+        "counts": {state.value: n for state, n in study.counts.items() if n},
+        "cost": study.cost,
+        "best_trial_id": study.best_trial_id,
+        "best_value": study.best_value,
+        "last_improvement": study.last_improvement,
+        "design_index": study.design_index,
+        "breaker_reason": study.breaker_reason,
+        "breaker_opened_at": study.breaker_opened_at,
+        "updated_at": study.updated_at,
+    }
+
+
+def study_from(row: Row) -> Study:
+    return Study(
+        id=StudyId(row.id),
+        project_id=ProjectId(row.project_id),
+        spec=_spec(row.id, row.spec_version, row.spec),
+        seed=row.seed,
+        state=StudyState(row.state),
+        state_reason=row.state_reason,
+        spec_version=row.spec_version,
+        data_version=row.data_version,
+        next_number=row.next_number,
+        n_given=row.n_given,
+        counts={TrialState(state): n for state, n in row.counts.items()},
+        cost=row.cost,
+        best_trial_id=TrialId(row.best_trial_id) if row.best_trial_id else None,
+        best_value=row.best_value,
+        last_improvement=row.last_improvement,
+        design_index=row.design_index,
+        breaker_reason=row.breaker_reason,
+        breaker_opened_at=row.breaker_opened_at,
+        parent_study_id=StudyId(row.parent_study_id) if row.parent_study_id else None,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+    )
+
+
+def measurements_to_json(measurements: Mapping[str, Measurement]) -> dict[str, Any]:
+    return {name: [m.value, m.sem] for name, m in measurements.items()}
+
+
+def measurements_from_json(stored: Mapping[str, Any]) -> dict[str, Measurement]:
+    return {name: Measurement(value=value, sem=sem) for name, (value, sem) in stored.items()}
+
+
+def trial_values(trial: Trial) -> dict[str, Any]:
+    """The columns of a trial that may change."""
+    return {
+        "state": trial.state.value,
+        "measurements": measurements_to_json(trial.measurements),
+        "cost": trial.cost,
+        "worker": trial.worker,
+        "lease": trial.lease,
+        "lease_seconds": trial.lease_seconds,
+        "lease_expires_at": trial.lease_expires_at,
+        "n_attempts": trial.n_attempts,
+        "attempt": trial.attempt,
+        "stop_requested": trial.stop_requested,
+        "reason": trial.reason,
+        "metadata": dict(trial.metadata),
+        "started_at": trial.started_at,
+        "updated_at": trial.updated_at,
+        "closed_at": trial.closed_at,
+        "closed_version": trial.closed_version,
+        "on_front": trial.on_front,
+    }
+
+
+def new_trial_values(trial: Trial) -> dict[str, Any]:
+    return trial_values(trial) | {
+        "id": trial.id,
+        "study_id": trial.study_id,
+        "number": trial.number,
+        "parameters": dict(trial.parameters),
+        "source": trial.source.value,
+        "provenance": asdict(trial.provenance),
+        "suggestion_id": trial.suggestion_id,
+        "created_at": trial.created_at,
+    }
+
+
+def trial_from(row: Row) -> Trial:
+    return Trial(
+        id=TrialId(row.id),
+        study_id=StudyId(row.study_id),
+        number=row.number,
+        state=TrialState(row.state),
+        parameters=row.parameters,
+        source=TrialSource(row.source),
+        provenance=Provenance(**row.provenance),
+        suggestion_id=SuggestionId(row.suggestion_id) if row.suggestion_id else None,
+        measurements=measurements_from_json(row.measurements),
+        cost=row.cost,
+        worker=row.worker,
+        lease=LeaseToken(row.lease) if row.lease else None,
+        lease_seconds=row.lease_seconds,
+        lease_expires_at=row.lease_expires_at,
+        n_attempts=row.n_attempts,
+        attempt=row.attempt,
+        stop_requested=row.stop_requested,
+        reason=row.reason,
+        metadata=row.metadata,
+        created_at=row.created_at,
+        started_at=row.started_at,
+        updated_at=row.updated_at,
+        closed_at=row.closed_at,
+        closed_version=row.closed_version,
+        on_front=row.on_front,
+    )
+
+
+def attempt_from(row: Row) -> Attempt:
+    return Attempt(
+        trial_id=TrialId(row.trial_id),
+        number=row.number,
+        worker=row.worker,
+        lease=LeaseToken(row.lease),
+        started_at=row.started_at,
+        last_heartbeat_at=row.last_heartbeat_at,
+        lease_expires_at=row.lease_expires_at,
+        ended_at=row.ended_at,
+        exit=AttemptExit(row.exit),
+    )
+
+
+def suggestion_values(suggestion: Suggestion) -> dict[str, Any]:
+    return {
+        "id": suggestion.id,
+        "study_id": suggestion.study_id,
+        "state": suggestion.state.value,
+        "source": suggestion.source.value,
+        "parameters": dict(suggestion.parameters),
+        "provenance": asdict(suggestion.provenance),
+        "data_version": suggestion.data_version,
+        "is_timeless": suggestion.is_timeless,
+        "fixed_key": suggestion.fixed_key,
+        "position": suggestion.position,
+        "trial_id": suggestion.trial_id,
+        "created_at": suggestion.created_at,
+    }
+
+
+def suggestion_from(row: Row) -> Suggestion:
+    return Suggestion(
+        id=SuggestionId(row.id),
+        study_id=StudyId(row.study_id),
+        state=SuggestionState(row.state),
+        source=SuggestionSource(row.source),
+        parameters=row.parameters,
+        provenance=Provenance(**row.provenance),
+        data_version=row.data_version,
+        is_timeless=row.is_timeless,
+        fixed_key=row.fixed_key,
+        position=row.position,
+        trial_id=TrialId(row.trial_id) if row.trial_id else None,
+        created_at=row.created_at,
+    )
+
+
+def job_from(row: Row) -> Job:
+    return Job(
+        id=JobId(row.id),
+        study_id=StudyId(row.study_id),
+        kind=JobKind(row.kind),
+        state=JobState(row.state),
+        payload=row.payload,
+        is_dirty=row.is_dirty,
+        token=LeaseToken(row.token) if row.token else None,
+        lease_expires_at=row.lease_expires_at,
+        n_crashes=row.n_crashes,
+        error=row.error,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+    )
+
+
+def event_from(row: Row) -> Event:
+    return Event(
+        seq=row.seq,
+        study_id=StudyId(row.study_id),
+        trial_id=TrialId(row.trial_id) if row.trial_id else None,
+        kind=EventKind(row.kind),
+        payload=row.payload,
+        at=row.at,
+    )
+
+
+def fit_from(row: Row, *, state: bytes | None) -> Fit:
+    return Fit(
+        id=FitId(row.id),
+        study_id=StudyId(row.study_id),
+        data_version=row.data_version,
+        surrogate=row.surrogate,
+        options=row.options,
+        inputs=row.inputs,
+        state=state,
+        diagnostics=row.diagnostics,
+        seconds=row.seconds,
+        device=row.device,
+        created_at=row.created_at,
+    )
+
+
+def key_from(row: Row) -> ApiKey:
+    return ApiKey(
+        id=row.id,
+        project_id=ProjectId(row.project_id),
+        project=row.project,
+        name=row.name,
+        scope=Scope(row.scope),
+        key_hash=row.key_hash,
+        prefix=row.prefix,
+        created_at=row.created_at,
+        revoked_at=row.revoked_at,
+    )

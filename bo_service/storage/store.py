@@ -1,0 +1,70 @@
+"""The store: every repository over one connection, one transaction a call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from sqlalchemy import Connection, func, select
+
+from bo_service.orchestrator.ports import Wakeup
+from bo_service.storage.engine import Transactions
+from bo_service.storage.jobs import SqlJobs
+from bo_service.storage.records import SqlRecords
+from bo_service.storage.studies import SqlStudies
+from bo_service.storage.suggestions import SqlSuggestions
+from bo_service.storage.trials import SqlTrials
+
+
+@dataclass(slots=True)
+class SqlStore:
+    """See ports.Store."""
+
+    connection: Connection
+    _commit: Callable[[], None]
+    studies: SqlStudies = field(init=False)
+    trials: SqlTrials = field(init=False)
+    suggestions: SqlSuggestions = field(init=False)
+    jobs: SqlJobs = field(init=False)
+    records: SqlRecords = field(init=False)
+    _now: datetime | None = None
+
+    def __post_init__(self) -> None:
+        self.studies = SqlStudies(self.connection)
+        self.trials = SqlTrials(self.connection)
+        self.suggestions = SqlSuggestions(self.connection)
+        self.jobs = SqlJobs(self.connection)
+        self.records = SqlRecords(self.connection)
+
+    def now(self) -> datetime:
+        """One instant for the whole transaction; SQLite's clock is this machine's own."""
+        if self._now is None:
+            if self.connection.dialect.name == "sqlite":
+                self._now = datetime.now(UTC)
+            else:
+                self._now = (
+                    self.connection.execute(select(func.clock_timestamp())).scalar_one().astimezone(UTC)
+                )
+        return self._now
+
+    def commit(self) -> None:
+        self._commit()
+
+
+@dataclass(frozen=True, slots=True)
+class SqlUnitOfWork:
+    """See ports.UnitOfWork."""
+
+    transactions: Transactions
+    wakeup: Wakeup
+
+    @contextmanager
+    def __call__(self, *, read_only: bool = False) -> Iterator[SqlStore]:
+        with self.transactions(read_only=read_only) as (connection, commit):
+            store = SqlStore(connection, commit)
+            yield store
+            committed = not read_only and not connection.in_transaction()
+        if committed and store.jobs.has_queued:
+            self.wakeup.compute()

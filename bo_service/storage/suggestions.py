@@ -1,0 +1,106 @@
+"""Suggestions in SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, and_, func, insert, or_, select, update
+
+from bo_service.domain.errors import NotFound
+from bo_service.domain.ids import StudyId, SuggestionId
+from bo_service.domain.study import Study
+from bo_service.domain.suggestion import Suggestion, SuggestionSource, SuggestionState
+from bo_service.storage.rows import suggestion_from, suggestion_values
+from bo_service.storage.tables import SuggestionRow
+
+SUGGESTIONS = SuggestionRow.__table__
+PREPARED = SuggestionState.PREPARED.value
+ENQUEUED = SuggestionSource.ENQUEUED.value
+GENERATED = SuggestionSource.GENERATED.value
+
+
+def _fresh(study: Study) -> ColumnElement[bool]:
+    """Generated and fresh at the study's data version: `Suggestion.is_fresh` in SQL."""
+    oldest = study.data_version - study.staleness
+    return and_(
+        SUGGESTIONS.c.source == GENERATED,
+        or_(SUGGESTIONS.c.is_timeless, SUGGESTIONS.c.data_version >= oldest),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class SqlSuggestions:
+    """See ports.Suggestions."""
+
+    connection: Connection
+
+    def add(self, suggestions: Sequence[Suggestion]) -> None:
+        if suggestions:
+            self.connection.execute(insert(SUGGESTIONS), [suggestion_values(s) for s in suggestions])
+
+    def get(self, suggestion_id: SuggestionId) -> Suggestion:
+        row = self.connection.execute(select(SUGGESTIONS).where(SUGGESTIONS.c.id == suggestion_id)).first()
+        if row is None:
+            raise NotFound("suggestion", suggestion_id)
+        return suggestion_from(row)
+
+    def save(self, suggestions: Sequence[Suggestion]) -> None:
+        for suggestion in suggestions:
+            self.connection.execute(
+                update(SUGGESTIONS)
+                .where(SUGGESTIONS.c.id == suggestion.id)
+                .values(state=suggestion.state.value, trial_id=suggestion.trial_id)
+            )
+
+    def _prepared(self, study_id: StudyId, fixed_key: str) -> ColumnElement[bool]:
+        return and_(
+            SUGGESTIONS.c.study_id == study_id,
+            SUGGESTIONS.c.state == PREPARED,
+            SUGGESTIONS.c.fixed_key == fixed_key,
+        )
+
+    def take(self, study: Study, *, fixed_key: str, limit: int) -> Sequence[Suggestion]:
+        query = (
+            select(SUGGESTIONS)
+            .where(self._prepared(study.id, fixed_key), or_(SUGGESTIONS.c.source == ENQUEUED, _fresh(study)))
+            # 'enqueued' sorts before 'generated'; ids sort by creation
+            .order_by(SUGGESTIONS.c.source, SUGGESTIONS.c.id)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+        )
+        return self._all(query)
+
+    def _all(self, query: Any) -> list[Suggestion]:
+        return [suggestion_from(row) for row in self.connection.execute(query)]
+
+    def n_fresh(self, study: Study, *, fixed_key: str = "") -> int:
+        query = select(func.count()).where(self._prepared(study.id, fixed_key), _fresh(study))
+        return self.connection.execute(query).scalar_one()
+
+    def prepared(self, study_id: StudyId) -> Sequence[Suggestion]:
+        return self._all(
+            select(SUGGESTIONS)
+            .where(SUGGESTIONS.c.study_id == study_id, SUGGESTIONS.c.state == PREPARED)
+            .order_by(SUGGESTIONS.c.id)
+        )
+
+    def supersede(self, study_id: StudyId, *, before_version: int, fixed_key: str) -> int:
+        result = self.connection.execute(
+            update(SUGGESTIONS)
+            .where(
+                self._prepared(study_id, fixed_key),
+                SUGGESTIONS.c.source == GENERATED,
+                SUGGESTIONS.c.is_timeless.is_(False),
+                SUGGESTIONS.c.data_version < before_version,
+            )
+            .values(state=SuggestionState.SUPERSEDED.value)
+        )
+        return int(result.rowcount)
+
+    def page(self, study_id: StudyId, *, state: SuggestionState | None, limit: int) -> Sequence[Suggestion]:
+        query = select(SUGGESTIONS).where(SUGGESTIONS.c.study_id == study_id)
+        if state is not None:
+            query = query.where(SUGGESTIONS.c.state == state.value)
+        return self._all(query.order_by(SUGGESTIONS.c.id.desc()).limit(limit))

@@ -1,0 +1,256 @@
+"""Trials, attempts and observations in SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from sqlalchemy import Connection, Select, bindparam, insert, select, update
+
+from bo_service.domain.errors import Conflict, NotFound
+from bo_service.domain.ids import StudyId, TrialId
+from bo_service.domain.proposal import Measurement, Parameters
+from bo_service.domain.records import Observation, Page
+from bo_service.domain.trial import Attempt, AttemptExit, Trial, TrialState
+from bo_service.storage.cursors import decode_cursor, encode_cursor
+from bo_service.storage.rows import attempt_from, new_trial_values, trial_from, trial_values
+from bo_service.storage.tables import AttemptRow, ObservationRow, TrialRow
+
+TRIALS = TrialRow.__table__
+ATTEMPTS = AttemptRow.__table__
+OBSERVATIONS = ObservationRow.__table__
+
+FINAL_STEP: Final = -1
+"""How the step of a final value is stored: a primary key has no NULL."""
+
+CHUNK: Final = 2000
+OPEN: Final = tuple(state.value for state in TrialState if state.is_open)
+
+_INSERT_TRIAL: Final = insert(TRIALS)
+_GET_TRIAL: Final = select(TRIALS).where(TRIALS.c.id == bindparam("wanted"))
+
+
+@dataclass(frozen=True, slots=True)
+class SqlTrials:
+    """See ports.Trials."""
+
+    connection: Connection
+
+    def add(self, trials: Sequence[Trial]) -> None:
+        for start in range(0, len(trials), CHUNK):
+            self.connection.execute(
+                _INSERT_TRIAL, [new_trial_values(t) for t in trials[start : start + CHUNK]]
+            )
+
+    def get(self, trial_id: TrialId) -> Trial:
+        row = self.connection.execute(_GET_TRIAL, {"wanted": trial_id}).first()
+        if row is None:
+            raise NotFound("trial", trial_id)
+        return trial_from(row)
+
+    def save(self, trial: Trial) -> None:
+        self.connection.execute(update(TRIALS).where(TRIALS.c.id == trial.id).values(trial_values(trial)))
+
+    def _all(self, query: Select[Any]) -> list[Trial]:
+        return [trial_from(row) for row in self.connection.execute(query)]
+
+    def running_of(self, study_id: StudyId, worker: str) -> Sequence[Trial]:
+        return self._all(
+            select(TRIALS)
+            .where(TRIALS.c.study_id == study_id, TRIALS.c.state == "RUNNING", TRIALS.c.worker == worker)
+            .order_by(TRIALS.c.number)
+        )
+
+    def queued(self, study_id: StudyId, *, limit: int) -> Sequence[Trial]:
+        return self._all(
+            select(TRIALS)
+            .where(TRIALS.c.study_id == study_id, TRIALS.c.state == "QUEUED")
+            .order_by(TRIALS.c.number)
+            .limit(limit)
+        )
+
+    def expired(self, *, now: datetime, limit: int) -> Sequence[Trial]:
+        return self._all(
+            select(TRIALS)
+            .where(TRIALS.c.lease_expires_at.is_not(None), TRIALS.c.lease_expires_at < now)
+            .order_by(TRIALS.c.lease_expires_at)
+            .limit(limit)
+        )
+
+    def front(self, study_id: StudyId) -> Sequence[Trial]:
+        return self._all(
+            select(TRIALS).where(TRIALS.c.study_id == study_id, TRIALS.c.on_front).order_by(TRIALS.c.number)
+        )
+
+    def page(
+        self,
+        study_id: StudyId,
+        *,
+        states: Sequence[TrialState] = (),
+        worker: str | None = None,
+        updated_since: datetime | None = None,
+        cursor: str | None = None,
+        limit: int = 100,
+        newest_first: bool = False,
+    ) -> Page[Trial]:
+        query = select(TRIALS).where(TRIALS.c.study_id == study_id)
+        if states:
+            query = query.where(TRIALS.c.state.in_([state.value for state in states]))
+        if worker is not None:
+            query = query.where(TRIALS.c.worker == worker)
+        if updated_since is not None:
+            query = _after_change(query.where(TRIALS.c.updated_at >= updated_since), cursor)
+        else:
+            query = _after_number(query, cursor, newest_first=newest_first)
+        rows = self.connection.execute(query.limit(limit + 1)).all()
+        next_cursor = None
+        if len(rows) > limit:
+            last = rows[limit - 1]
+            by_change = updated_since is not None
+            next_cursor = (
+                encode_cursor(last.updated_at.isoformat(), last.id)
+                if by_change
+                else encode_cursor(last.number)
+            )
+        return Page(items=[trial_from(row) for row in rows[:limit]], next_cursor=next_cursor)
+
+    def known(self, study_id: StudyId, *, after_version: int = -1, up_to_version: int) -> Iterator[Trial]:
+        query = (
+            select(TRIALS)
+            .where(
+                TRIALS.c.study_id == study_id,
+                TRIALS.c.closed_version > after_version,
+                TRIALS.c.closed_version <= up_to_version,
+            )
+            .order_by(TRIALS.c.number)
+        )
+        for row in self.connection.execute(query.execution_options(yield_per=CHUNK)):
+            yield trial_from(row)
+
+    def open_parameters(self, study_id: StudyId) -> Sequence[Parameters]:
+        query = (
+            select(TRIALS.c.parameters)
+            .where(TRIALS.c.study_id == study_id, TRIALS.c.state.in_(OPEN))
+            .order_by(TRIALS.c.number)
+        )
+        return list(self.connection.execute(query).scalars())
+
+    def add_attempt(self, attempt: Attempt) -> None:
+        self.connection.execute(
+            insert(ATTEMPTS),
+            {
+                "trial_id": attempt.trial_id,
+                "number": attempt.number,
+                "worker": attempt.worker,
+                "lease": attempt.lease,
+                "started_at": attempt.started_at,
+                "last_heartbeat_at": attempt.last_heartbeat_at,
+                "lease_expires_at": attempt.lease_expires_at,
+                "ended_at": attempt.ended_at,
+                "exit": attempt.exit.value,
+            },
+        )
+
+    def renew_attempt(self, trial: Trial, *, now: datetime) -> None:
+        self.connection.execute(
+            update(ATTEMPTS)
+            .where(ATTEMPTS.c.trial_id == trial.id, ATTEMPTS.c.number == trial.attempt)
+            .values(last_heartbeat_at=now, lease_expires_at=trial.lease_expires_at, lease=trial.lease)
+        )
+
+    def end_attempt(self, trial: Trial, how: AttemptExit, *, now: datetime) -> None:
+        self.connection.execute(
+            update(ATTEMPTS)
+            .where(
+                ATTEMPTS.c.trial_id == trial.id,
+                ATTEMPTS.c.number == trial.attempt,
+                ATTEMPTS.c.ended_at.is_(None),
+            )
+            .values(ended_at=now, exit=how.value)
+        )
+
+    def attempts(self, trial_id: TrialId) -> Sequence[Attempt]:
+        query = select(ATTEMPTS).where(ATTEMPTS.c.trial_id == trial_id).order_by(ATTEMPTS.c.number)
+        return [attempt_from(row) for row in self.connection.execute(query)]
+
+    def observe(
+        self, trial_id: TrialId, step: int | None, values: Mapping[str, Measurement], at: datetime
+    ) -> None:
+        stored_step = FINAL_STEP if step is None else step
+        query = select(OBSERVATIONS.c.metric, OBSERVATIONS.c.value).where(
+            OBSERVATIONS.c.trial_id == trial_id, OBSERVATIONS.c.step == stored_step
+        )
+        known = dict(self.connection.execute(query).tuples().all())
+        for name, measurement in values.items():
+            if name in known and known[name] != measurement.value:
+                raise Conflict(
+                    f"{name} at step {step} is already recorded as {known[name]:g}",
+                    hint="a recorded value is final; report under a new step",
+                    field=f"metrics.{name}",
+                )
+        new = [
+            _observation(trial_id, name, stored_step, measurement, at)
+            for name, measurement in values.items()
+            if name not in known
+        ]
+        if new:
+            self.connection.execute(insert(OBSERVATIONS), new)
+
+    def observe_final(self, trials: Sequence[Trial], at: datetime) -> None:
+        rows = [
+            _observation(trial.id, name, FINAL_STEP, measurement, at)
+            for trial in trials
+            for name, measurement in trial.measurements.items()
+        ]
+        for start in range(0, len(rows), CHUNK):
+            self.connection.execute(insert(OBSERVATIONS), rows[start : start + CHUNK])
+
+    def observations(self, trial_id: TrialId) -> Sequence[Observation]:
+        query = (
+            select(OBSERVATIONS)
+            .where(OBSERVATIONS.c.trial_id == trial_id)
+            .order_by(OBSERVATIONS.c.step, OBSERVATIONS.c.metric)
+        )
+        return [
+            Observation(
+                trial_id=TrialId(row.trial_id),
+                metric=row.metric,
+                step=None if row.step == FINAL_STEP else row.step,
+                value=row.value,
+                sem=row.sem,
+                recorded_at=row.recorded_at,
+            )
+            for row in self.connection.execute(query)
+        ]
+
+
+def _observation(
+    trial_id: TrialId, metric: str, step: int, measurement: Measurement, at: datetime
+) -> dict[str, Any]:
+    return {
+        "trial_id": trial_id,
+        "metric": metric,
+        "step": step,
+        "value": measurement.value,
+        "sem": measurement.sem,
+        "recorded_at": at,
+    }
+
+
+def _after_number(query: Select[Any], cursor: str | None, *, newest_first: bool) -> Select[Any]:
+    number = TRIALS.c.number
+    if cursor is not None:
+        (last,) = decode_cursor(cursor, int)
+        query = query.where(number < last if newest_first else number > last)
+    return query.order_by(number.desc() if newest_first else number)
+
+
+def _after_change(query: Select[Any], cursor: str | None) -> Select[Any]:
+    changed, trial_id = TRIALS.c.updated_at, TRIALS.c.id
+    if cursor is not None:
+        text, last_id = decode_cursor(cursor, str, str)
+        last = datetime.fromisoformat(text)
+        query = query.where((changed > last) | ((changed == last) & (trial_id > last_id)))
+    return query.order_by(changed, trial_id)

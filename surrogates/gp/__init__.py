@@ -1,0 +1,1 @@
+"""Gaussian processes with a closed-form fit."""

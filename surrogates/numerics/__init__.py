@@ -1,0 +1,1 @@
+"""Numerical cores that several surrogates share."""

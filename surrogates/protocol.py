@@ -1,0 +1,76 @@
+"""The contract of a surrogate plug-in: a light description, and a `build` behind which the heavy imports stand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from pydantic import BaseModel
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from surrogates.encoding import Encoding
+
+CostClass = Literal["free", "cheap", "moderate", "expensive"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Abilities:
+    """What a surrogate can do and wants, declared without loading it."""
+
+    needs_model: bool = True
+    """False for a generator that looks at no data."""
+    multi_output: bool = False
+    gradients: bool = True
+    fantasies: bool = False
+    categorical_input: bool = True
+    wants_gpu: bool = False
+    cost_class: CostClass = "cheap"
+    min_observations: int = 1
+    max_sensible_observations: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildRequest:
+    """What a surrogate is built from: model units, larger is better."""
+
+    train_X: Tensor
+    """(n, d), features of `encoding`."""
+    train_Y: Tensor
+    """(n, m), standardised."""
+    train_Yvar: Tensor | None
+    """(n, m), variance of each observation, or None where unknown."""
+    encoding: Encoding
+    options: BaseModel
+
+
+class Surrogate(Protocol):
+    """A BoTorch model with a fit, a state and its noise kept apart from the latent function."""
+
+    def fit(self, generator: torch.Generator) -> None:
+        """Learn from the training data. Raises: FitDiverged, NotEnoughData."""
+
+    def posterior(self, X: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Posterior of the latent function at X (..., q, d)."""
+
+    def state(self) -> Mapping[str, Tensor]:
+        """What `load_state` needs to give the same posterior again."""
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None: ...
+
+    def noise_variance(self) -> Tensor:
+        """(m,), variance of the observation noise, model units."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plugin:
+    """A surrogate as the registry knows it."""
+
+    name: str
+    summary: str
+    options: type[BaseModel]
+    abilities: Abilities
+    build: Callable[[BuildRequest], Surrogate]

@@ -1,0 +1,1 @@
+"""Space-filling without a model: the baseline."""

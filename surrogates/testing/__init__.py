@@ -1,0 +1,1 @@
+"""Contract suites that plug-in authors inherit."""

@@ -1,0 +1,182 @@
+"""Fixtures: real databases, a real service, builders of valid objects."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from bo_service.bootstrap import Services, build_services, ensure_default_project, upgrade_database
+from bo_service.domain.ids import ProjectId
+from bo_service.settings import Settings
+
+START_SECONDS = 60
+
+
+def free_port() -> int:
+    """A TCP port nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class Service:
+    """A running service on SQLite, with its admin key."""
+
+    url: str
+    key: str
+    home: Path
+    process: subprocess.Popen[bytes]
+    port: int
+    environment: dict[str, str]
+
+    def http(self, key: str | None = None, **options: Any) -> httpx2.Client:
+        return httpx2.Client(
+            base_url=self.url, headers={"Authorization": f"Bearer {key or self.key}"}, timeout=60, **options
+        )
+
+    def kill(self) -> None:
+        """kill -9 of the HTTP process."""
+        self.process.kill()
+        self.process.wait()
+
+    def restart(self) -> None:
+        self.process = start_process(self.port, self.environment)
+        wait_until_ready(self.url, self.process)
+
+
+def start_process(port: int, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    code = f"from bo_service.main import serve; serve('127.0.0.1', {port})"
+    log = (Path(environment["BO_HOME"]) / "service.log").open("ab")
+    return subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=log, stderr=log)
+
+
+def wait_until_ready(url: str, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        assert process.poll() is None, "the service ended at start"
+        try:
+            if httpx2.get(f"{url}/readyz", timeout=5).status_code == 200:
+                return
+        except httpx2.TransportError:
+            time.sleep(0.05)
+    raise TimeoutError("the service did not start")
+
+
+@pytest.fixture(scope="session")
+def start_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Service]]:
+    """Start services with settings of their own; all end with the session."""
+    started: list[Service] = []
+
+    def start(**settings: str) -> Service:
+        home = tmp_path_factory.mktemp("home")
+        port = free_port()
+        environment = os.environ | {"BO_HOME": str(home), "OMP_NUM_THREADS": "1"} | settings
+        process = start_process(port, environment)
+        url = f"http://127.0.0.1:{port}"
+        wait_until_ready(url, process)
+        import json
+
+        key = json.loads((home / "credentials.json").read_text())["key"]
+        service = Service(url, key, home, process, port, environment)
+        started.append(service)
+        return service
+
+    yield start
+    for service in started:
+        service.process.terminate()
+    for service in started:
+        try:
+            service.process.wait(10)
+        except subprocess.TimeoutExpired:
+            service.process.kill()
+
+
+@pytest.fixture(scope="session")
+def service(start_service: Callable[..., Service]) -> Service:
+    """One service for all tests of a worker; tests keep apart by study name."""
+    return start_service()
+
+
+@pytest.fixture
+def http(service: Service) -> Iterator[httpx2.Client]:
+    with service.http() as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real PostgreSQL: BO_TEST_POSTGRES_URL, else one started here."""
+    given = os.environ.get("BO_TEST_POSTGRES_URL")
+    if given:
+        yield given
+        return
+    pgserver = pytest.importorskip(
+        "pgserver", reason="no PostgreSQL: set BO_TEST_POSTGRES_URL or install pgserver"
+    )
+    server = pgserver.get_server(tmp_path_factory.mktemp("pg"), cleanup_mode="delete")
+    yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
+    server.cleanup()
+
+
+def _fresh_postgres(url: str) -> str:
+    """A new empty database beside the given one."""
+    import psycopg
+
+    name = f"bo_{time.time_ns()}_{os.getpid()}"
+    with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}"')
+    from sqlalchemy import make_url
+
+    return make_url(url).set(database=name).render_as_string(hide_password=False)
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def empty_database(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
+    """Settings of a database without tables, on each kind of server."""
+    if request.param == "sqlite":
+        return Settings(home=tmp_path)
+    return Settings(home=tmp_path, database_url=_fresh_postgres(request.getfixturevalue("postgres_url")))
+
+
+@pytest.fixture
+def services(empty_database: Settings) -> Iterator[Services]:
+    """A migrated database of each kind, without processes around it."""
+    upgrade_database(empty_database)
+    built = build_services(empty_database)
+    yield built
+    built.transactions.engine.dispose()
+
+
+@pytest.fixture
+def project(services: Services) -> ProjectId:
+    return ensure_default_project(services.uow)
+
+
+def spec_json(**changes: Any) -> dict[str, Any]:
+    """A small valid study; `changes` replace top-level fields."""
+    return {
+        "name": f"study-{time.time_ns()}",
+        "parameters": [
+            {"type": "float", "name": "x", "low": 0.0, "high": 1.0},
+            {"type": "int", "name": "k", "low": 1, "high": 8},
+        ],
+        "metrics": [{"name": "loss", "goal": "minimize"}],
+        "surrogate": {"name": "sobol"},
+        "seed": 7,
+    } | changes
+
+
+@pytest.fixture
+def make_spec() -> Callable[..., dict[str, Any]]:
+    return spec_json

@@ -1,0 +1,132 @@
+"""The compute process of an embedded service: relay, reaper and executor without a broker."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+import time
+import traceback
+from dataclasses import dataclass, field
+from typing import Final
+
+from bo_service.bootstrap import Services, build_services
+from bo_service.domain.ids import LeaseToken, new_lease_token
+from bo_service.domain.job import Job
+from bo_service.orchestrator.reap import claim_job, fail_job, reap, renew_job, requeue_orphans, tidy
+from bo_service.settings import Settings
+from workers.tasks import Desk
+
+TOKEN_PREFIX: Final = "embedded:"
+IDLE_SECONDS: Final = 1.0
+"""How long an idle executor sleeps between two looks; a wake-up ends the sleep at once."""
+
+TIDY_SECONDS: Final = 3600.0
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Executor:
+    """Runs jobs one after the other on the main thread, while a second thread keeps house.
+
+    The second thread renews the running job's lease, reaps, rescues claims behind an overdue fit, and ends
+    the process when a job passes its deadline: the parent starts a new one.
+    """
+
+    services: Services
+    desk: Desk
+    awake: threading.Event = field(default_factory=threading.Event)
+    stopping: threading.Event = field(default_factory=threading.Event)
+    _running: tuple[Job, float] | None = None
+
+    def run(self) -> None:
+        """Work until told to stop."""
+        n_orphans = requeue_orphans(TOKEN_PREFIX, uow=self.services.uow)
+        if n_orphans:
+            logger.warning("requeued %d jobs of a process that died", n_orphans)
+        threading.Thread(target=self._keep_house, name="house", daemon=True).start()
+        while not self.stopping.is_set():
+            self.awake.clear()
+            if not self._run_one():
+                self.awake.wait(IDLE_SECONDS)
+
+    def _run_one(self) -> bool:
+        """Run the oldest job; False where there is none."""
+        token = LeaseToken(f"{TOKEN_PREFIX}{new_lease_token()}")
+        job = claim_job(token, lease_seconds=self.services.settings.job_lease_seconds, uow=self.services.uow)
+        if job is None:
+            return False
+        self._running = (job, time.monotonic())
+        try:
+            self.desk.run(job)
+        except Exception:  # the worker boundary: whatever a model does, the executor lives
+            logger.exception("job %s of study %s failed", job.id, job.study_id)
+            fail_job(job, traceback.format_exc(limit=-6), uow=self.services.uow)
+        finally:
+            self._running = None
+        say_changed(job)
+        return True
+
+    def _keep_house(self) -> None:
+        settings = self.services.settings
+        next_tidy = time.monotonic() + TIDY_SECONDS
+        while not self.stopping.wait(settings.reaper_seconds):
+            try:
+                self._care_for_running(settings)
+                if reap(uow=self.services.uow).n_jobs:
+                    self.awake.set()
+                if time.monotonic() > next_tidy:
+                    tidy(uow=self.services.uow)
+                    next_tidy += TIDY_SECONDS
+            except Exception:  # the worker boundary: the next round may succeed
+                logger.exception("housekeeping failed")
+
+    def _care_for_running(self, settings: Settings) -> None:
+        running = self._running
+        if running is None:
+            return
+        job, started = running
+        seconds = time.monotonic() - started
+        if seconds > settings.job_deadline_seconds:
+            logger.error("job %s of study %s passed its deadline; ending this process", job.id, job.study_id)
+            os._exit(1)
+        renew_job(job, seconds=settings.job_lease_seconds, uow=self.services.uow)
+        if seconds > settings.fit_deadline_seconds and self.desk.rescue(job):
+            say_changed(job)
+
+
+def say_changed(job: Job) -> None:
+    """Tell the parent that claims for this study may look again."""
+    sys.stdout.write(f"changed {job.study_id}\n")
+    sys.stdout.flush()
+
+
+def listen(executor: Executor) -> None:
+    """Wake the executor on every line of input; end with the input, so that no child outlives its parent."""
+    for _ in sys.stdin:
+        executor.awake.set()
+    executor.stopping.set()
+    executor.awake.set()
+    # a fit under way is not waited for: its job goes back to the queue
+    time.sleep(0.5)
+    os._exit(0)
+
+
+def main() -> None:
+    """Entry point of the child process."""
+    settings = Settings()
+    logging.basicConfig(
+        level=settings.log_level.upper(),
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s compute %(name)s: %(message)s",
+    )
+    services = build_services(settings)
+    executor = Executor(services=services, desk=Desk(uow=services.uow))
+    threading.Thread(target=listen, args=(executor,), name="listen", daemon=True).start()
+    executor.run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""The tasks: a few lines each; whoever runs them, embedded or behind a broker, runs these."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from bo_service.domain.job import Job
+from bo_service.domain.proposal import Proposal, ProposalRequest, StudyView
+from bo_service.orchestrator.advance_study import advance_study
+from bo_service.orchestrator.ports import UnitOfWork
+from bo_service.orchestrator.rescue_claims import rescue_claims
+from bo_service.orchestrator.study_view import KnownTrials
+
+
+def generate(view: StudyView, request: ProposalRequest, warm_state: bytes | None) -> Proposal:
+    """generation.strategy.propose under the orchestrator's name for it."""
+    from bo_service.generation.strategy import propose  # noqa: PLC0415  keeps this module light for its tests
+
+    return propose(view, request, warm_state=warm_state)
+
+
+@dataclass(slots=True)
+class Desk:
+    """One executor's place of work, with what it remembers between jobs."""
+
+    uow: UnitOfWork
+    known: KnownTrials = field(default_factory=KnownTrials)
+
+    def run(self, job: Job) -> None:
+        """Step 6. Running it twice is harmless: the fencing token of the first is void."""
+        advance_study(job, uow=self.uow, generate=generate, known=self.known)
+
+    def rescue(self, job: Job) -> int:
+        """Space-filling suggestions for claims that wait behind an overdue fit."""
+        return rescue_claims(job, uow=self.uow, generate=generate)

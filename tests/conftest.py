@@ -57,8 +57,8 @@ class Service:
 
 def start_process(port: int, environment: dict[str, str]) -> subprocess.Popen[bytes]:
     code = f"from bo_service.main import serve; serve('127.0.0.1', {port})"
-    log = (Path(environment["BO_HOME"]) / "service.log").open("ab")
-    return subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=log, stderr=log)
+    with (Path(environment["BO_HOME"]) / "service.log").open("ab") as log:
+        return subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=log, stderr=log)
 
 
 def wait_until_ready(url: str, process: subprocess.Popen[bytes]) -> None:

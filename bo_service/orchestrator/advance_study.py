@@ -166,18 +166,12 @@ def _write(plan: _Plan, proposal: Proposal, *, study: Study, store: Store) -> in
     if not plan.is_timeless:
         store.suggestions.supersede(study.id, before_version=plan.view.data_version, fixed_key=plan.key)
     store.records.add_fit(_fit(fit_id, plan, proposal, study=study, now=now))
-    store.suggestions.add(in_order(new))
+    store.suggestions.add(new)
     drawn = sum(c.acquisition_value is None for c in proposal.candidates)
     study = replace(study, design_index=max(study.design_index, plan.view.design_index + drawn))
     store.studies.save(replace(_breaker_after(study, plan, proposal), updated_at=now))
     store.records.add_event(_event(plan, proposal, n_written=len(new), study=study, now=now))
     return len(new)
-
-
-def in_order(suggestions: list[Suggestion]) -> list[Suggestion]:
-    """The suggestions with ids that sort as their positions: claims go by id."""
-    ids = sorted(s.id for s in suggestions)
-    return [replace(s, id=new) for s, new in zip(suggestions, ids, strict=True)]
 
 
 def _breaker_after(study: Study, plan: _Plan, proposal: Proposal) -> Study:

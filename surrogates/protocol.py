@@ -45,6 +45,8 @@ class BuildRequest:
     """(n, m), variance of each observation, or None where unknown."""
     encoding: Encoding
     options: BaseModel
+    warm: Mapping[str, Tensor] | None = None
+    """`state()` of an earlier fit of this outcome."""
 
 
 class Surrogate(Protocol):

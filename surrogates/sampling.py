@@ -1,57 +1,195 @@
-"""Placeholder sampling: rejection only."""
+"""Space-filling configurations: one scrambled Sobol sequence a space and seed, feasible point by point (no torch)."""
 
 from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
 import numpy as np
 from scipy.stats import qmc
-from surrogates.parameters import *
+
+from surrogates.encoding import Array, value_at
+from surrogates.errors import EmptyRegion, Problem
+from surrogates.parameters import Fixed, Float, Int, Mixture, Parameter, Shares, Value
+from surrogates.polytope import Polytope, linear_polytope
 from surrogates.space import SearchSpace
 
+N_REDRAWS: Final = 24
+"""Independent draws tried for a point that breaks a linear constraint, before walking the polytope."""
 
-def _val(p, u):
-    if isinstance(p, Fixed):
-        return p.value
-    if isinstance(p, (Float, Int)):
-        if p.log:
-            return p.canonical(float(np.exp(np.log(p.low) + u[0] * (np.log(p.high) - np.log(p.low)))))
-        return p.canonical(p.low + u[0] * (p.high - p.low))
-    if isinstance(p, Mixture):
-        e = -np.log(np.clip(np.array(u), 1e-12, 1))
-        e /= e.sum()
-        lo = np.array([c.low for c in p.components])
-        e = lo + (1 - lo.sum()) * e
-        return p.canonical({c.name: float(x) for c, x in zip(p.components, e)})
-    return p.choices[min(int(u[0] * len(p.choices)), len(p.choices) - 1)]
+N_WALKS: Final = 40
+"""Walks tried where snapping to a grid breaks a constraint again."""
+
+Sample = dict[str, Value | Shares]
 
 
-def space_filling(space: SearchSpace, n, *, seed, start=0, fixed=None):
-    d = sum(len(p.components) if isinstance(p, Mixture) else 1 for p in space)
-    s = qmc.Sobol(d, scramble=True, seed=seed)
-    if start:
-        s.fast_forward(start)
-    out = []
-    while len(out) < n:
-        for u in s.random(max(n, 1)):
-            c = {}
-            j = 0
-            for p in space:
-                k = len(p.components) if isinstance(p, Mixture) else 1
-                if space.is_active(p, c):
-                    c[p.name] = (fixed or {}).get(p.name, _val(p, u[j : j + k]))
-                j += k
-            if not space.violated(c):
-                out.append(c)
-            if len(out) == n:
-                break
-    return out
+@dataclass(frozen=True, slots=True)
+class _Sampler:
+    """Maps points of the unit cube to configurations of one space, some values held fixed."""
+
+    space: SearchSpace
+    fixed: Mapping[str, Any]
+
+    @property
+    def n_dimensions(self) -> int:
+        return max(sum(_n_uniforms(p) for p in self.space), 1)
+
+    def at(self, uniforms: Array) -> Sample:
+        """The configuration at a point (n_dimensions,) of the cube; linear constraints are not looked at."""
+        configuration: Sample = {}
+        start = 0
+        for parameter in self.space:
+            width = _n_uniforms(parameter)
+            if self.space.is_active(parameter, configuration):
+                given = self.fixed.get(parameter.name)
+                configuration[parameter.name] = (
+                    _value_at(parameter, uniforms[start : start + width]) if given is None else given
+                )
+            start += width
+        return configuration
 
 
-def centre(space):
-    c = {}
-    for p in space:
-        if space.is_active(p, c):
-            c[p.name] = p.centre()
-    return c
+def space_filling(
+    space: SearchSpace, n: int, *, seed: int, start: int = 0, fixed: Mapping[str, Any] | None = None
+) -> list[Sample]:
+    """Points `start` to `start + n` of the sequence of (space, seed, fixed); each depends on its index alone.
+
+    A point that breaks a linear constraint is drawn again, then taken from a random walk in the polytope.
+    Raises: EmptyRegion where nothing feasible is found.
+    """
+    sampler = _Sampler(space, fixed or {})
+    return [
+        _feasible(sampler, uniforms, rng=np.random.default_rng((seed, 1, start + i)))
+        for i, uniforms in enumerate(_sobol(sampler.n_dimensions, n, seed=seed, start=start))
+    ]
 
 
-def feasibility_problem(space):
+def random_configurations(
+    space: SearchSpace, n: int, *, rng: np.random.Generator, fixed: Mapping[str, Any] | None = None
+) -> list[Sample]:
+    """Independent feasible configurations. Raises: EmptyRegion."""
+    sampler = _Sampler(space, fixed or {})
+    return [_feasible(sampler, rng.random(sampler.n_dimensions), rng=rng) for _ in range(n)]
+
+
+def centre(space: SearchSpace, fixed: Mapping[str, Any] | None = None) -> Sample:
+    """The middle of every range, moved into the linear constraints where they cut it off. Raises: EmptyRegion."""
+    configuration: Sample = {}
+    for parameter in space:
+        if space.is_active(parameter, configuration):
+            given = (fixed or {}).get(parameter.name)
+            configuration[parameter.name] = parameter.centre() if given is None else given
+    if not space.violated(configuration):
+        return configuration
+    polytope = linear_polytope(space, configuration, fixed or {})
+    moved = polytope.applied(polytope.centre, configuration)
+    if not space.violated(moved):
+        return moved
+    return space_filling(space, 1, seed=0, fixed=fixed)[0]
+
+
+def feasibility_problem(space: SearchSpace) -> str | None:
+    """Why no configuration meets the linear constraints, or None; unconditional parameters decide."""
+    configuration: Sample = {}
+    for parameter in space:
+        if space.is_active(parameter, configuration):
+            configuration[parameter.name] = parameter.centre()
+    try:
+        space_filling(space, 1, seed=0)
+    except EmptyRegion as error:
+        return error.problems[0].reason
     return None
+
+
+def _sobol(n_dimensions: int, n: int, *, seed: int, start: int) -> Array:
+    if n_dimensions > qmc.Sobol.MAXDIM:
+        return np.stack([np.random.default_rng((seed, 0, start + i)).random(n_dimensions) for i in range(n)])
+    engine = qmc.Sobol(n_dimensions, scramble=True, seed=seed)
+    if start:
+        engine.fast_forward(start)
+    with warnings.catch_warnings():
+        # a prefix of any length is wanted here, not a balanced set
+        warnings.filterwarnings("ignore", message=".*balance properties.*")
+        return np.asarray(engine.random(n))
+
+
+def _feasible(sampler: _Sampler, uniforms: Array, *, rng: np.random.Generator) -> Sample:
+    space = sampler.space
+    configuration = sampler.at(uniforms)
+    if not space.violated(configuration):
+        return configuration
+    for _ in range(N_REDRAWS):
+        redrawn = sampler.at(rng.random(len(uniforms)))
+        if not space.violated(redrawn):
+            return redrawn
+    polytope = linear_polytope(space, configuration, sampler.fixed)
+    for _ in range(N_WALKS):
+        walked = polytope.applied(polytope.walk(rng), configuration)
+        if not space.violated(walked):
+            return walked
+    raise EmptyRegion([_nothing_on_the_grid(polytope)])
+
+
+def _nothing_on_the_grid(polytope: Polytope) -> Problem:
+    names = ", ".join(polytope.parameters)
+    return Problem("constraints", f"no values of {names} on their grids were found that meet the constraints")
+
+
+def _n_uniforms(parameter: Parameter) -> int:
+    if isinstance(parameter, Fixed):
+        return 0
+    return len(parameter.components) - 1 if isinstance(parameter, Mixture) else 1
+
+
+def _value_at(parameter: Parameter, uniforms: Array) -> Value | Shares:
+    if isinstance(parameter, Float):
+        return parameter.canonical(value_at(parameter, float(uniforms[0])))
+    if isinstance(parameter, Int):
+        return _int_at(parameter, float(uniforms[0]))
+    if isinstance(parameter, Mixture):
+        return parameter.canonical(
+            {
+                c.name: float(s)
+                for c, s in zip(parameter.components, shares_at(parameter, uniforms), strict=True)
+            }
+        )
+    if isinstance(parameter, Fixed):
+        return parameter.value
+    return parameter.choices[min(int(uniforms[0] * len(parameter.choices)), len(parameter.choices) - 1)]
+
+
+def _int_at(parameter: Int, uniform: float) -> int:
+    """Every grid value as likely as its neighbours; on a log scale, as its place among the decades."""
+    if parameter.log:
+        return parameter.canonical(value_at(parameter, uniform))
+    index = min(int(uniform * parameter.n_levels), int(parameter.n_levels) - 1)
+    return parameter.low + index * parameter.step
+
+
+def shares_at(mixture: Mixture, uniforms: Array) -> Array:
+    """K - 1 uniforms to k shares: uniform on the simplex above the lower bounds, upper bounds kept share by share.
+
+    The i-th share's part of what is left is Beta(1, k - 1 - i), by its inverse distribution function, cut to
+    the interval from which the remaining components can still reach a sum of 1.
+    """
+    low = np.array([c.low for c in mixture.components])
+    high = np.array([c.high for c in mixture.components])
+    shares = np.empty(len(low))
+    left = 1.0
+    for i in range(len(low) - 1):
+        smallest = max(low[i], left - high[i + 1 :].sum())
+        largest = max(min(high[i], left - low[i + 1 :].sum()), smallest)
+        free = left - low[i:].sum()
+        n_after = len(low) - 1 - i
+        if free <= 0:
+            shares[i] = smallest
+        else:
+            ends = [1.0 - max(1.0 - (end - low[i]) / free, 0.0) ** n_after for end in (smallest, largest)]
+            place = ends[0] + uniforms[i] * (ends[1] - ends[0])
+            share = low[i] + free * (1.0 - (1.0 - place) ** (1.0 / n_after))
+            shares[i] = min(max(share, smallest), largest)
+        left -= shares[i]
+    shares[-1] = left
+    return shares

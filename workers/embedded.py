@@ -18,7 +18,7 @@ from bo_service.orchestrator.reap import claim_job, fail_job, reap, renew_job, r
 from bo_service.settings import Settings
 from workers.tasks import Desk
 
-TOKEN_PREFIX: Final = "embedded:"
+TOKEN_PREFIX: Final = "embedded:"  # noqa: S105  a prefix, no secret
 IDLE_SECONDS: Final = 1.0
 """How long an idle executor sleeps between two looks; a wake-up ends the sleep at once."""
 
@@ -47,10 +47,17 @@ class Executor:
         if n_orphans:
             logger.warning("requeued %d jobs of a process that died", n_orphans)
         threading.Thread(target=self._keep_house, name="house", daemon=True).start()
+        is_warm = False
         while not self.stopping.is_set():
             self.awake.clear()
-            if not self._run_one():
-                self.awake.wait(IDLE_SECONDS)
+            if self._run_one():
+                continue
+            if not is_warm:
+                # the first idle moment is the time to import what takes seconds
+                self.desk.warm_up()
+                is_warm = True
+                continue
+            self.awake.wait(IDLE_SECONDS)
 
     def _run_one(self) -> bool:
         """Run the oldest job; False where there is none."""

@@ -30,6 +30,10 @@ class Desk:
         """Step 6. Running it twice is harmless: the fencing token of the first is void."""
         advance_study(job, uow=self.uow, generate=generate, known=self.known)
 
+    def warm_up(self) -> None:
+        """Import Ax and torch before the first fit needs them."""
+        import bo_service.generation.ladder  # noqa: F401, PLC0415
+
     def rescue(self, job: Job) -> int:
         """Space-filling suggestions for claims that wait behind an overdue fit."""
         return rescue_claims(job, uow=self.uow, generate=generate)

@@ -15,7 +15,7 @@ from fastapi.concurrency import run_in_threadpool
 
 from bo_service.domain.errors import Forbidden, Unauthorized
 from bo_service.domain.ids import ProjectId, StudyId
-from bo_service.domain.records import Scope
+from bo_service.domain.records import ApiKey, Scope
 from bo_service.orchestrator.ports import UnitOfWork
 
 KEY_MEMORY_SECONDS: Final = 5.0
@@ -102,7 +102,7 @@ class ApiContext:
     uow: UnitOfWork
     bell: Bell
     hash_key: Callable[[str], str]
-    create_key: Callable[..., tuple[object, str]]
+    create_key: Callable[..., tuple[ApiKey, str]]
     anonymous: Caller | None
     """Who a request without a key is, where keys are off."""
     compute: ComputeStatus | None

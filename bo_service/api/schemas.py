@@ -26,7 +26,7 @@ def _number(value: object) -> object:
     if isinstance(value, str) and value.lower() in NON_FINITE:
         return NON_FINITE[value.lower()]
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError("give a number, or one of the texts 'nan', 'inf', '-inf'")
+        raise ValueError("give a number, or one of the texts 'nan', 'inf', '-inf'")  # noqa: TRY004  pydantic's
     try:
         return float(value)
     except OverflowError as error:

@@ -14,7 +14,7 @@ from bo_service.api.schemas import AttachIn, measurements
 from bo_service.api.views import time_view
 from bo_service.domain.errors import Invalid
 from bo_service.domain.spec import StudySpec
-from bo_service.domain.trial import Trial, TrialState
+from bo_service.domain.trial import Trial
 from bo_service.domain.validation import problems_in
 from bo_service.orchestrator.attach_trials import GivenTrial
 from bo_service.orchestrator.record_observation import Outcome
@@ -37,11 +37,7 @@ def given_trial(body: AttachIn) -> GivenTrial:
 
 def from_json_lines(text: str) -> list[GivenTrial | Problem]:
     """One row a line; a line that cannot be read becomes its problem."""
-    rows: list[GivenTrial | Problem] = []
-    for line in text.splitlines():
-        if line.strip():
-            rows.append(_json_row(line))
-    return rows
+    return [_json_row(line) for line in text.splitlines() if line.strip()]
 
 
 def _json_row(line: str) -> GivenTrial | Problem:

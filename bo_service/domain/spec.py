@@ -91,7 +91,7 @@ class SurrogateChoice(Model):
     options: dict[str, Any] = Field(default_factory=dict)
 
 
-Acquisition = Literal["auto", "logei", "qlognei", "qlogei", "qlognehvi", "qlogehvi", "qucb", "thompson"]
+Acquisition = Literal["auto", "logei", "qlognei", "qlogei", "qlognehvi", "qlogehvi", "qucb"]
 
 
 class StudySpec(Model):

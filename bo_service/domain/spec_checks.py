@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from bo_service.domain.spec import Metric, StudySpec
 from bo_service.domain.spec_parameters import (
@@ -113,7 +113,7 @@ def _conditions(spec: StudySpec) -> Iterator[Problem]:
         earlier.setdefault(parameter.name, parameter)
 
 
-def _condition_values(parent: AnyParameter, values: list[object], path: str) -> Iterator[Problem]:
+def _condition_values(parent: AnyParameter, values: Sequence[object], path: str) -> Iterator[Problem]:
     if isinstance(parent, FloatParameter | MixtureParameter):
         yield Problem(
             f"{path}.parent",

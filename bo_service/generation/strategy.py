@@ -1,20 +1,50 @@
-"""Placeholder."""
+"""Which generator answers a request: initial design, baseline, model, or the labelled fallback.
+
+Importing this module loads neither torch nor Ax: studies without a model, and fallbacks, live without them.
+"""
 
 from __future__ import annotations
-import warnings
-from bo_service.domain.proposal import *
-from surrogates.sampling import space_filling
+
+import time
+
+from bo_service.domain.proposal import Candidate, FitRecord, Proposal, ProposalRequest, StudyView
+from bo_service.generation.design import BASELINE, FALLBACK, INITIAL_SOBOL, design_candidates
+from surrogates.registry import plugin
+
+MIN_EVALUATED = 2
+"""With fewer observations there is nothing to learn a scale from."""
 
 
-def propose(view, request, *, warm_state):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        pts = space_filling(
-            view.spec.space, request.count, seed=view.seed, start=view.design_index, fixed=dict(request.fixed)
-        )
+def propose(view: StudyView, request: ProposalRequest, *, warm_state: bytes | None) -> Proposal:
+    """Candidates for a study, best first; fewer than asked for where the space is exhausted.
+
+    The same arguments give the same candidates, bit for bit on one machine.
+    Raises: UnknownSurrogate, EmptyRegion.
+    """
+    started = time.perf_counter()
+    chosen = plugin(view.spec.surrogate.name)
+    if request.fallback_reason is not None:
+        return _designed(view, request, generator=FALLBACK, started=started)
+    if not chosen.abilities.needs_model:
+        return _designed(view, request, generator=BASELINE, started=started)
+    n_needed = max(MIN_EVALUATED, chosen.abilities.min_observations)
+    if view.n_started < view.spec.n_initial or len(view.evaluated) < n_needed:
+        return _designed(view, request, generator=INITIAL_SOBOL, started=started)
+    # Ax and torch take seconds to import, and nothing above needs them
+    from bo_service.generation.ladder import climb  # noqa: PLC0415
+
+    return climb(view, request, plugin=chosen, warm_state=warm_state, started=started)
+
+
+def _designed(view: StudyView, request: ProposalRequest, *, generator: str, started: float) -> Proposal:
+    candidates: tuple[Candidate, ...] = design_candidates(view, request, generator=generator)
+    diagnostics = {"n_observations": len(view.evaluated), "exhausted": len(candidates) < request.count}
     return Proposal(
-        candidates=tuple(
-            Candidate(parameters=p, generator="sobol", fallback_reason=request.fallback_reason) for p in pts
+        candidates=candidates,
+        fit=FitRecord(
+            surrogate=view.spec.surrogate.name,
+            state=None,
+            diagnostics=diagnostics,
+            seconds=time.perf_counter() - started,
         ),
-        fit=FitRecord(surrogate=view.spec.surrogate.name, state=None),
     )

@@ -169,9 +169,19 @@ def _write(plan: _Plan, proposal: Proposal, *, study: Study, store: Store) -> in
     store.suggestions.add(new)
     drawn = sum(c.acquisition_value is None for c in proposal.candidates)
     study = replace(study, design_index=max(study.design_index, plan.view.design_index + drawn))
-    store.studies.save(replace(_breaker_after(study, plan, proposal), updated_at=now))
+    study = _stopped_if_exhausted(_breaker_after(study, plan, proposal), plan, proposal, now=now)
+    store.studies.save(replace(study, updated_at=now))
     store.records.add_event(_event(plan, proposal, n_written=len(new), study=study, now=now))
     return len(new)
+
+
+def _stopped_if_exhausted(study: Study, plan: _Plan, proposal: Proposal, *, now: datetime) -> Study:
+    """STOPPED where every configuration was tried and none is under way."""
+    nothing_left = proposal.fit.diagnostics.get("exhausted") and not proposal.candidates and not plan.key
+    if not nothing_left or study.n_open or plan.view.pending:
+        return study
+    reason = "exhausted: every configuration of the search space has been tried"
+    return study.moved_to(StudyState.STOPPED, reason=reason, now=now)
 
 
 def _breaker_after(study: Study, plan: _Plan, proposal: Proposal) -> Study:
@@ -201,7 +211,6 @@ def _fit(fit_id: FitId, plan: _Plan, proposal: Proposal, *, study: Study, now: d
 
 def _inputs(plan: _Plan) -> Mapping[str, Any]:
     """Everything beside the trials that went in: with these the fit can be run again."""
-
     return {
         "spec_version": plan.study.spec_version,
         "data_version": plan.view.data_version,

@@ -10,7 +10,6 @@ from typing import Any, Final
 from bo_service.domain.dominance import front_after
 from bo_service.domain.errors import Invalid
 from bo_service.domain.ids import ProjectId, TrialId, new_id
-from bo_service.domain.proposal import Measurement
 from bo_service.domain.records import Event, EventKind
 from bo_service.domain.spec import StudySpec
 from bo_service.domain.study import Study
@@ -85,9 +84,11 @@ def import_trials(
         bad: list[RowProblem] = []
         n_refused = 0
         for number, row in enumerate(rows, start=1):
+            if isinstance(row, Problem):
+                n_refused += 1
+                bad.append(RowProblem(number, row))
+                continue
             try:
-                if isinstance(row, Problem):
-                    raise Invalid([row])
                 good.append(_judged(row, study.spec, study=study, source=TrialSource.IMPORTED, now=now))
             except Invalid as error:
                 n_refused += 1

@@ -112,8 +112,8 @@ def _give(
 ) -> tuple[list[Trial], Study]:
     given: list[Trial] = []
     if request.reclaim and study.n(TrialState.RUNNING):
-        for trial in store.trials.running_of(study.id, request.worker)[: request.count]:
-            given.append(_take_back(trial, store=store, now=now))
+        own = store.trials.running_of(study.id, request.worker)[: request.count]
+        given += [_take_back(trial, store=store, now=now) for trial in own]
     retries = min(request.count - len(given), n_parallel_left(study))
     if retries > 0 and study.n(TrialState.QUEUED) and not fixed:
         for trial in store.trials.queued(study.id, limit=retries):

@@ -121,28 +121,30 @@ def _widen(parameters: list[dict[str, Any]], widen: Any) -> None:
 
 
 def _shrinks(parameter: Mapping[str, Any], field: str, value: Any) -> str | None:
-    old = parameter[field]
+    """Why the new value of a field would leave something out; None where it does not, or the schema will speak."""
     if field in ("low", "high"):
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            return None  # the schema says what is wrong with it
-        if (value > old) if field == "low" else (value < old):
-            return f"{value:g} would leave out values from {old:g}"
-        step = parameter.get("step")
-        if (
-            field == "low"
-            and step is not None
-            and abs((old - value) / step - round((old - value) / step)) > 1e-9
-        ):
-            return f"{value:g} shifts the grid of step {step:g}"
-        return None
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return _bound_shrinks(parameter, field, value) if is_number else None
     if not isinstance(value, list):
         return None
-    if field == "components":
-        return _components_shrink(old, value)
-    missing = [choice for choice in old if choice not in value]
+    old = parameter[field]
+    return _components_shrink(old, value) if field == "components" else _choices_shrink(field, old, value)
+
+
+def _bound_shrinks(parameter: Mapping[str, Any], field: str, value: float) -> str | None:
+    old, step = parameter[field], parameter.get("step")
+    if (value > old) if field == "low" else (value < old):
+        return f"{value:g} would leave out values from {old:g}"
+    if field == "low" and step is not None and abs((old - value) / step - round((old - value) / step)) > 1e-9:
+        return f"{value:g} shifts the grid of step {step:g}"
+    return None
+
+
+def _choices_shrink(field: str, old: list[Any], new: list[Any]) -> str | None:
+    missing = [choice for choice in old if choice not in new]
     if missing:
         return f"leaves out {', '.join(map(repr, missing))}"
-    if field == "levels" and [level for level in value if level in old] != old:
+    if field == "levels" and [level for level in new if level in old] != old:
         return "changes the order of the levels"
     return None
 
@@ -154,7 +156,7 @@ def _components_shrink(old: list[dict[str, Any]], new: list[Any]) -> str | None:
     for component in old:
         wider = given[component["name"]]
         low, high = wider.get("low", 0.0), wider.get("high", 1.0)
-        if isinstance(low, int | float) and isinstance(high, int | float):
-            if low > component["low"] or high < component["high"]:
-                return f"narrows the share of {component['name']}"
+        are_numbers = isinstance(low, int | float) and isinstance(high, int | float)
+        if are_numbers and (low > component["low"] or high < component["high"]):
+            return f"narrows the share of {component['name']}"
     return None

@@ -15,9 +15,9 @@ from bo_service.domain.errors import NotFound
 from bo_service.domain.ids import JobId, LeaseToken, StudyId, new_id
 from bo_service.domain.job import Job, JobKind, JobState
 from bo_service.storage.rows import job_from
-from bo_service.storage.tables import JobRow
+from bo_service.storage.tables import JobRow, table_of
 
-JOBS = JobRow.__table__
+JOBS = table_of(JobRow)
 IN_FLIGHT = (JobState.QUEUED.value, JobState.RUNNING.value)
 
 

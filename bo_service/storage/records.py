@@ -13,14 +13,22 @@ from bo_service.domain.errors import NotFound
 from bo_service.domain.ids import FitId, ProjectId, StudyId, TrialId, new_id
 from bo_service.domain.records import ApiKey, Event, Fit, StoredReply
 from bo_service.storage.rows import event_from, fit_from, key_from
-from bo_service.storage.tables import ApiKeyRow, EventRow, FitRow, IdempotencyRow, ProjectRow, WorkerRow
+from bo_service.storage.tables import (
+    ApiKeyRow,
+    EventRow,
+    FitRow,
+    IdempotencyRow,
+    ProjectRow,
+    WorkerRow,
+    table_of,
+)
 
-PROJECTS = ProjectRow.__table__
-KEYS = ApiKeyRow.__table__
-EVENTS = EventRow.__table__
-FITS = FitRow.__table__
-REPLIES = IdempotencyRow.__table__
-WORKERS = WorkerRow.__table__
+PROJECTS = table_of(ProjectRow)
+KEYS = table_of(ApiKeyRow)
+EVENTS = table_of(EventRow)
+FITS = table_of(FitRow)
+REPLIES = table_of(IdempotencyRow)
+WORKERS = table_of(WorkerRow)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,9 @@ from bo_service.domain.records import Page
 from bo_service.domain.study import Study, StudyState
 from bo_service.storage.cursors import decode_cursor, encode_cursor
 from bo_service.storage.rows import study_from, study_values
-from bo_service.storage.tables import StudyRow
+from bo_service.storage.tables import StudyRow, table_of
 
-STUDIES = StudyRow.__table__
+STUDIES = table_of(StudyRow)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,9 @@ from bo_service.domain.ids import StudyId, SuggestionId
 from bo_service.domain.study import Study
 from bo_service.domain.suggestion import Suggestion, SuggestionSource, SuggestionState
 from bo_service.storage.rows import suggestion_from, suggestion_values
-from bo_service.storage.tables import SuggestionRow
+from bo_service.storage.tables import SuggestionRow, table_of
 
-SUGGESTIONS = SuggestionRow.__table__
+SUGGESTIONS = table_of(SuggestionRow)
 PREPARED = SuggestionState.PREPARED.value
 ENQUEUED = SuggestionSource.ENQUEUED.value
 GENERATED = SuggestionSource.GENERATED.value

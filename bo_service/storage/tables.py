@@ -21,6 +21,7 @@ from sqlalchemy import (
     UniqueConstraint,
     text,
 )
+from sqlalchemy import Table as SqlTable
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -59,6 +60,13 @@ class Table(DeclarativeBase):
         }
     )
     type_annotation_map = {datetime: UtcDateTime(), dict[str, Any]: Json, str: Text()}  # noqa: RUF012
+
+
+def table_of(row: type[Table]) -> SqlTable:
+    """The plain table behind a row class, for statements without an ORM session."""
+    table = row.__table__
+    assert isinstance(table, SqlTable)
+    return table
 
 
 class ProjectRow(Table):

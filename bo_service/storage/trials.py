@@ -16,11 +16,11 @@ from bo_service.domain.records import Observation, Page
 from bo_service.domain.trial import Attempt, AttemptExit, Trial, TrialState
 from bo_service.storage.cursors import decode_cursor, encode_cursor
 from bo_service.storage.rows import attempt_from, new_trial_values, trial_from, trial_values
-from bo_service.storage.tables import AttemptRow, ObservationRow, TrialRow
+from bo_service.storage.tables import AttemptRow, ObservationRow, TrialRow, table_of
 
-TRIALS = TrialRow.__table__
-ATTEMPTS = AttemptRow.__table__
-OBSERVATIONS = ObservationRow.__table__
+TRIALS = table_of(TrialRow)
+ATTEMPTS = table_of(AttemptRow)
+OBSERVATIONS = table_of(ObservationRow)
 
 FINAL_STEP: Final = -1
 """How the step of a final value is stored: a primary key has no NULL."""

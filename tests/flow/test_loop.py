@@ -112,7 +112,9 @@ def test_heartbeat_moves_the_lease_and_says_when_to_stop(http: httpx2.Client, st
     assert stopped.json()["state"] == "STOPPED"
 
 
-def test_a_learning_curve_is_kept_and_a_second_value_for_a_step_refused(http: httpx2.Client, study: str) -> None:
+def test_a_learning_curve_is_kept_and_a_second_value_for_a_step_refused(
+    http: httpx2.Client, study: str
+) -> None:
     (trial,) = claim(http, study)
     url = f"/v1/trials/{trial['id']}/observations"
     for step in (1, 2, 2):
@@ -150,7 +152,9 @@ def test_attempts_run_out_and_the_trial_fails(http: httpx2.Client, make_spec) ->
     states = []
     for _ in range(2):
         (trial,) = claim(http, study)
-        failed = http.post(f"/v1/trials/{trial['id']}/fail", json={"lease": trial["lease"], "reason": "no disk"})
+        failed = http.post(
+            f"/v1/trials/{trial['id']}/fail", json={"lease": trial["lease"], "reason": "no disk"}
+        )
         states.append(failed.json()["state"])
     assert states == ["QUEUED", "FAILED"]
     assert http.get(f"/v1/trials/{trial['id']}").json()["reason"] == "no disk"
@@ -178,7 +182,9 @@ def test_a_value_that_is_not_finite_closes_by_policy(http: httpx2.Client, make_s
 
 def test_infeasible_and_abandoned_trials_end_with_their_reason(http: httpx2.Client, study: str) -> None:
     one, two = claim(http, study, count=2)
-    closed = http.post(f"/v1/trials/{one['id']}/infeasible", json={"lease": one["lease"], "reason": "too large"})
+    closed = http.post(
+        f"/v1/trials/{one['id']}/infeasible", json={"lease": one["lease"], "reason": "too large"}
+    )
     assert (closed.json()["state"], closed.json()["reason"]) == ("INFEASIBLE", "too large")
     gone = http.post(f"/v1/trials/{two['id']}/abandon", json={"reason": "mistake"}).json()
     assert gone["state"] == "ABANDONED"
@@ -273,7 +279,9 @@ def test_events_are_resumed_by_the_last_id(http: httpx2.Client, study: str) -> N
     rest = http.get(
         f"/v1/studies/{study}/events", params={"follow": False}, headers={"Last-Event-ID": str(ids[2])}
     ).text
-    assert [int(li.removeprefix("id: ")) for li in rest.splitlines() if li.startswith("id: ")][: len(ids) - 3] == ids[3:]
+    assert [int(li.removeprefix("id: ")) for li in rest.splitlines() if li.startswith("id: ")][
+        : len(ids) - 3
+    ] == ids[3:]
 
 
 def test_the_event_stream_tells_what_happens_while_it_is_open(http: httpx2.Client, study: str) -> None:
@@ -324,30 +332,39 @@ def test_trials_are_paged_by_number_and_by_change(http: httpx2.Client, study: st
     claimed = claim(http, study, count=7)
     numbers, cursor = [], None
     while True:
-        page = http.get(f"/v1/studies/{study}/trials", params={"limit": 3, **({"cursor": cursor} if cursor else {})})
+        page = http.get(
+            f"/v1/studies/{study}/trials", params={"limit": 3, **({"cursor": cursor} if cursor else {})}
+        )
         numbers += [t["number"] for t in page.json()["items"]]
         cursor = page.json()["next_cursor"]
         if cursor is None:
             break
     assert numbers == [1, 2, 3, 4, 5, 6, 7]
     closed = complete(http, claimed[4], loss=1).json()
-    since = http.get(f"/v1/studies/{study}/trials", params={"updated_since": closed["updated_at"]}).json()["items"]
+    since = http.get(f"/v1/studies/{study}/trials", params={"updated_since": closed["updated_at"]}).json()[
+        "items"
+    ]
     assert [t["number"] for t in since] == [5]
-    running = http.get(f"/v1/studies/{study}/trials", params={"state": ["RUNNING"], "order": "-number"}).json()
+    running = http.get(
+        f"/v1/studies/{study}/trials", params={"state": ["RUNNING"], "order": "-number"}
+    ).json()
     assert [t["number"] for t in running["items"]] == [7, 6, 4, 3, 2, 1]
 
 
 def test_a_branch_copies_what_is_still_valid(http: httpx2.Client, study: str, make_spec) -> None:
     for x in (0.1, 0.6, 0.9):
         http.post(
-            f"/v1/studies/{study}/trials/attach", json={"parameters": {"x": x, "k": 2}, "metrics": {"loss": x}}
+            f"/v1/studies/{study}/trials/attach",
+            json={"parameters": {"x": x, "k": 2}, "metrics": {"loss": x}},
         )
     parameters = [
         {"type": "float", "name": "x", "low": 0.0, "high": 0.7},
         {"type": "int", "name": "k", "low": 1, "high": 8},
     ]
     name = make_spec()["name"] + "-branch"
-    reply = http.post(f"/v1/studies/{study}/branch", json={"name": name, "changes": {"parameters": parameters}})
+    reply = http.post(
+        f"/v1/studies/{study}/branch", json={"name": name, "changes": {"parameters": parameters}}
+    )
     assert reply.status_code == 201, reply.text
     assert (reply.json()["copied"], reply.json()["left_out"]) == (2, 1)
     assert reply.json()["left_out_reasons"][0]["number"] == 3
@@ -355,7 +372,9 @@ def test_a_branch_copies_what_is_still_valid(http: httpx2.Client, study: str, ma
     assert http.get(f"/v1/studies/{name}/best").json()["trial"]["metrics"]["loss"]["value"] == 0.1
 
 
-def test_edits_that_keep_the_meaning_are_done_and_others_point_to_a_branch(http: httpx2.Client, study: str) -> None:
+def test_edits_that_keep_the_meaning_are_done_and_others_point_to_a_branch(
+    http: httpx2.Client, study: str
+) -> None:
     wider = http.patch(f"/v1/studies/{study}", json={"widen": {"x": {"high": 2.0}}, "parallelism": 4})
     assert wider.status_code == 200, wider.text
     assert wider.json()["spec"]["parameters"][0]["high"] == 2.0

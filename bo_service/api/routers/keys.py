@@ -8,7 +8,6 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from bo_service.api.context import Admin, Context
-from bo_service.api.idempotency import once
 from bo_service.api.schemas import KeyIn
 from bo_service.api.views import key_view
 from bo_service.orchestrator.ports import UnitOfWork

@@ -172,8 +172,8 @@ def _import(
     request: Request,
     caller: Caller,
     context: ApiContext,
-    dry_run: bool,  # noqa: FBT001
-    skip_bad_rows: bool,  # noqa: FBT001
+    dry_run: bool,
+    skip_bad_rows: bool,
 ) -> Response:
     try:
         text = raw.decode("utf-8")
@@ -288,7 +288,9 @@ def complete(
 @router.post("/trials/{trial}/fail")
 def fail(trial: TrialId, body: FailIn, request: Request, caller: Worker, context: Context) -> Response:
     """End the attempt without a result: tried again where the policy says so, else FAILED."""
-    how = AttemptExit.TIMEOUT if body.exit == "timeout" else AttemptExit.ERROR
+    how: Literal[AttemptExit.ERROR, AttemptExit.TIMEOUT] = (
+        AttemptExit.TIMEOUT if body.exit == "timeout" else AttemptExit.ERROR
+    )
     return _close(
         request,
         body,

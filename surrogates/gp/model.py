@@ -1,0 +1,212 @@
+"""A Gaussian process whose fit is a closed-form MAP in NumPy, and whose posterior is GPyTorch's, with gradients.
+
+Recipe: Matern-5/2 with one lengthscale a column group, unit output scale, generalised least squares mean,
+priors as in `numerics.exact_gp`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+import torch
+from botorch.models import SingleTaskGP
+from botorch.models.utils.gpytorch_modules import MIN_INFERRED_NOISE_LEVEL
+from botorch.utils.datasets import SupervisedDataset
+from gpytorch.constraints import GreaterThan, Positive
+from gpytorch.kernels import MaternKernel
+from gpytorch.likelihoods import FixedNoiseGaussianLikelihood, GaussianLikelihood
+from gpytorch.means import ConstantMean
+from numpy.typing import NDArray
+from torch import Tensor
+
+from surrogates.errors import FitDiverged, NotEnoughData
+from surrogates.gp.options import GpOptions
+from surrogates.numerics.exact_gp import (
+    LOW_NOISE,
+    STRONG_NOISE,
+    Array,
+    Groups,
+    Hyperparameters,
+    Likelihood,
+    NoisePrior,
+    Posterior,
+    condition,
+    fit_map,
+)
+
+BEST_SHARE: Final = 1 / 3
+"""Part of the fitting subset taken from the best observations; the rest is random."""
+
+REFIT_GROWTH: Final = 0.1
+"""Above 200 observations, a warm start is taken as it is until there are this much more."""
+
+REUSE_ABOVE: Final = 200
+
+
+class FastGP(SingleTaskGP):
+    """One outcome; train_X (n, d) features in [0, 1], train_Y (n, 1) model units, train_Yvar (n, 1) or None.
+
+    `groups` are the columns that share a lengthscale; `warm` is a `state()` of an earlier fit.
+    """
+
+    def __init__(
+        self,
+        train_X: Tensor,
+        train_Y: Tensor,
+        train_Yvar: Tensor | None = None,
+        *,
+        groups: Groups | None = None,
+        options: GpOptions | None = None,
+        warm: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        if len(train_X) == 0:
+            raise NotEnoughData("a Gaussian process needs at least one observation")
+        if not (torch.isfinite(train_X).all() and torch.isfinite(train_Y).all()):
+            raise ValueError("train_X and train_Y must be finite")
+        d = train_X.shape[-1]
+        likelihood = (
+            GaussianLikelihood(noise_constraint=GreaterThan(MIN_INFERRED_NOISE_LEVEL / 1e4))
+            if train_Yvar is None
+            else FixedNoiseGaussianLikelihood(noise=train_Yvar.squeeze(-1).clamp_min(1e-10))
+        )
+        super().__init__(
+            train_X=train_X,
+            train_Y=train_Y,
+            train_Yvar=train_Yvar,
+            likelihood=likelihood,
+            covar_module=MaternKernel(nu=2.5, ard_num_dims=d, lengthscale_constraint=Positive()),
+            mean_module=ConstantMean(),
+            outcome_transform=None,
+            input_transform=None,
+        )
+        self.groups: Groups = groups or tuple((column,) for column in range(d))
+        self.options = options or GpOptions()
+        self.rungs: list[str] = []
+        self._X = train_X.detach().cpu().numpy().astype(np.float64)
+        self._y = train_Y.detach().cpu().numpy().astype(np.float64)[:, 0]
+        known = None if train_Yvar is None else train_Yvar.detach().cpu().numpy().astype(np.float64)[:, 0]
+        self._variances: Array = np.zeros(len(self._y)) if known is None else known
+        self._has_variances = known is not None
+        self._warm = dict(warm or {})
+        self._n_at_fit = 0
+        self._core: Posterior | None = None
+
+    @classmethod
+    def construct_inputs(cls, training_data: SupervisedDataset, **extra: Any) -> dict[str, Any]:
+        """Ax's and BoTorch's way in: the data set plus groups, options and warm start."""
+        inputs: dict[str, Any] = {"train_X": training_data.X, "train_Y": training_data.Y}
+        if training_data.Yvar is not None:
+            inputs["train_Yvar"] = training_data.Yvar
+        return inputs | {name: extra[name] for name in ("groups", "options", "warm") if name in extra}
+
+    @property
+    def core(self) -> Posterior:
+        """The NumPy posterior behind this model. Raises: NotEnoughData before the fit."""
+        if self._core is None:
+            raise NotEnoughData("fit the model first")
+        return self._core
+
+    def fit(self, generator: torch.Generator) -> None:
+        """MAP hyperparameters, climbing the ladder where needed: warm start, prior start, jitter, isotropic.
+
+        Raises: FitDiverged where every rung fails.
+        """
+        seed = int(torch.randint(2**31, (1,), generator=generator).item())
+        self._adopt(self._hyperparameters(np.random.default_rng(seed)))
+
+    def _hyperparameters(self, rng: np.random.Generator) -> Hyperparameters:
+        warm = self._warm_start()
+        n_before = int(self._warm["n_at_fit"].item()) if "n_at_fit" in self._warm else 0
+        n = len(self._y)
+        if warm is not None and n > REUSE_ABOVE and n_before <= n < (1 + REFIT_GROWTH) * n_before:
+            self._n_at_fit = n_before
+            return warm
+        self._n_at_fit = n
+        likelihood = self._likelihood(rng)
+        prior_start = Hyperparameters.at_prior(len(self.groups), self.prior)
+        rungs = [("warm", warm, 0.0)] if warm is not None else []
+        rungs += [("prior", prior_start, 0.0), ("jitter", prior_start, 1e-4)]
+        for name, start, jitter in rungs:
+            try:
+                found = fit_map(likelihood, start, jitter=jitter)
+                condition(self._X, self._y, found, self.groups, self._variances)
+            except FitDiverged:
+                self.rungs.append(f"{name}: diverged")
+                continue
+            return found
+        return self._isotropic(rng)
+
+    def _isotropic(self, rng: np.random.Generator) -> Hyperparameters:
+        """The simpler model: one lengthscale for all columns."""
+        rows = self._fit_rows(rng)
+        everything = (tuple(range(self._X.shape[1])),)
+        likelihood = Likelihood(self._X[rows], self._y[rows], self._variances[rows], everything, STRONG_NOISE)
+        found = fit_map(likelihood, Hyperparameters.at_prior(1, STRONG_NOISE), jitter=1e-4)
+        self.rungs.append("isotropic: used")
+        return Hyperparameters(np.full(len(self.groups), found.log_lengthscales[0]), found.log_noise)
+
+    @property
+    def prior(self) -> NoisePrior:
+        """The noise prior the options ask for."""
+        if self.options.noise == "strong" or (self.options.noise == "auto" and self._has_variances):
+            return STRONG_NOISE
+        return LOW_NOISE
+
+    def _fit_rows(self, rng: np.random.Generator) -> NDArray[np.intp]:
+        limit = self.options.fit_points
+        n = len(self._y)
+        if n <= limit:
+            return np.arange(n)
+        order = np.argsort(-self._y, kind="stable")
+        n_best = int(limit * BEST_SHARE)
+        others = rng.choice(order[n_best:], size=limit - n_best, replace=False)
+        return np.sort(np.concatenate([order[:n_best], others]))
+
+    def _likelihood(self, rng: np.random.Generator) -> Likelihood:
+        rows = self._fit_rows(rng)
+        return Likelihood(self._X[rows], self._y[rows], self._variances[rows], self.groups, self.prior)
+
+    def _warm_start(self) -> Hyperparameters | None:
+        log_lengthscales = self._warm.get("log_lengthscales")
+        if log_lengthscales is None or log_lengthscales.shape != (len(self.groups),):
+            return None
+        return Hyperparameters(
+            log_lengthscales.cpu().numpy().astype(np.float64), float(self._warm["log_noise"].item())
+        )
+
+    def _adopt(self, hyperparameters: Hyperparameters) -> None:
+        """Condition on the data and write the hyperparameters back into GPyTorch's modules."""
+        self._core = condition(self._X, self._y, hyperparameters, self.groups, self._variances)
+        to = {"dtype": self.train_inputs[0].dtype, "device": self.train_inputs[0].device}
+        self.covar_module.lengthscale = torch.as_tensor(self._core.lengthscales, **to)[None, :]
+        self.mean_module.constant = torch.as_tensor(self._core.mean, **to)
+        noise = self._core.noise
+        if self._has_variances:
+            self.likelihood.noise = torch.as_tensor(self._variances + noise, **to)
+        else:
+            self.likelihood.noise = torch.as_tensor(noise, **to)
+        self.eval()
+
+    def state(self) -> dict[str, Tensor]:
+        """Hyperparameters, as `load_state` and a warm start take them."""
+        hyperparameters = self.core.hyperparameters
+        return {
+            "log_lengthscales": torch.as_tensor(hyperparameters.log_lengthscales),
+            "log_noise": torch.tensor(hyperparameters.log_noise, dtype=torch.float64),
+            "n_at_fit": torch.tensor(self._n_at_fit, dtype=torch.int64),
+        }
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take hyperparameters over and condition on this model's data."""
+        self._n_at_fit = int(state["n_at_fit"].item())
+        self._adopt(
+            Hyperparameters(
+                state["log_lengthscales"].cpu().numpy().astype(np.float64), float(state["log_noise"].item())
+            )
+        )
+
+    def noise_variance(self) -> Tensor:
+        """(1,), the learned noise variance, model units; known variances of observations come on top."""
+        return torch.tensor([self.core.noise], dtype=torch.float64)

@@ -1,0 +1,29 @@
+"""Options of the `gp` plug-in."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class GpOptions(BaseModel):
+    """The defaults are a measured recipe; see docs/surrogates/gp.md."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    noise: Literal["auto", "low", "strong"] = "auto"
+    """Prior on the noise: `low` for nearly exact objectives, `strong` for noisy ones; `auto` is low unless
+    observations come with standard errors."""
+
+    output: Literal["yeo-johnson", "standardise"] = "yeo-johnson"
+    """How outputs become model units."""
+
+    fit_points: Annotated[int, Field(ge=20, le=2000)] = 300
+    """Hyperparameters are fitted on at most so many observations: a third best ones, two thirds random."""
+
+    exact_points: Annotated[int, Field(ge=50, le=5000)] = 1000
+    """Beyond so many observations, suggestions use a local subset, every fifth a global one."""
+
+    local_points: Annotated[int, Field(ge=20, le=2000)] = 500
+    """Size of the local subset: the observations nearest to the incumbent."""

@@ -1,0 +1,32 @@
+"""The `gp` plug-in: described here, built behind a heavy import."""
+
+from __future__ import annotations
+
+from surrogates.gp.options import GpOptions
+from surrogates.protocol import Abilities, BuildRequest, Plugin, Surrogate
+
+
+def build(request: BuildRequest) -> Surrogate:
+    """An unfitted FastGP. Raises: NotEnoughData."""
+    from surrogates.gp.model import FastGP  # noqa: PLC0415  torch stays out of processes that only describe
+
+    assert isinstance(request.options, GpOptions)
+    return FastGP(
+        request.train_X,
+        request.train_Y,
+        request.train_Yvar,
+        groups=request.encoding.groups,
+        options=request.options,
+        warm=request.warm,
+    )
+
+
+plugin = Plugin(
+    name="gp",
+    summary="Gaussian process, Matern-5/2 with a lengthscale for each dimension, closed-form MAP fit.",
+    options=GpOptions,
+    abilities=Abilities(
+        fantasies=True, cost_class="cheap", min_observations=1, max_sensible_observations=None
+    ),
+    build=build,
+)

@@ -1,0 +1,119 @@
+"""Outputs to model units: z-score, maximum likelihood Yeo-Johnson, z-score again; and predictions back.
+
+Yeo and Johnson 2000, "A new family of power transformations to improve normality or symmetry".
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import inv_boxcox1p
+from scipy.stats import yeojohnson
+
+Array = NDArray[np.float64]
+
+MIN_FOR_POWER: Final = 4
+"""Fewer values say nothing about their skewness."""
+
+MAX_POWER: Final = 6.0
+"""A fitted power beyond this means that the values are degenerate, and they are only standardised."""
+
+NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(16)
+
+
+@dataclass(frozen=True, slots=True)
+class OutputTransform:
+    """t = (T((y - shift) / scale) - shift2) / scale2 with T the Yeo-Johnson power, or the identity."""
+
+    shift: float
+    scale: float
+    power: float | None
+    shift2: float
+    scale2: float
+
+    def __call__(self, y: Array) -> Array:
+        """User values (n,) in model units."""
+        z = _safe_difference(y, self.shift) / self.scale
+        t = z if self.power is None else yeojohnson(z, lmbda=self.power)
+        result: Array = (np.asarray(t) - self.shift2) / self.scale2
+        return result
+
+    def inverse(self, t: Array) -> Array:
+        """Model units back to user values."""
+        result: Array = self._standardised(t) * self.scale + self.shift
+        return result
+
+    def _standardised(self, t: Array) -> Array:
+        """Model units back to z-scores."""
+        z = t * self.scale2 + self.shift2
+        return z if self.power is None else _inverse_power(z, self.power)
+
+    def variances(self, sem: Array, y: Array) -> Array:
+        """Known noise variances in model units (n,), by the slope of the transform at each value."""
+        step = 1e-4 * self.scale
+        slope = (self(y + step) - self(y - step)) / (2 * step)
+        result: Array = (sem * np.abs(slope)) ** 2
+        return result
+
+    def predicted(self, mean: Array, sd: Array) -> tuple[Array, Array]:
+        """Mean and standard deviation in user units of a normal in model units, by Gauss-Hermite quadrature."""
+        if self.power is None:
+            factor = self.scale2 * self.scale
+            return self.inverse(mean), sd * factor
+        weights = WEIGHTS / WEIGHTS.sum()
+        # squares are taken before scaling, where they cannot overflow
+        z = self._standardised(mean[:, None] + sd[:, None] * NODES)
+        centre = z @ weights
+        spread = np.sqrt(np.maximum(((z - centre[:, None]) ** 2) @ weights, 0.0))
+        return centre * self.scale + self.shift, spread * self.scale
+
+
+def fit_output_transform(y: Array, *, with_power: bool = True) -> OutputTransform:
+    """The transform that makes these values (n,) most nearly standard normal; falls back to a z-score."""
+    shift, scale = _moments(y)
+    z = _safe_difference(y, shift) / scale
+    if not with_power or len(y) < MIN_FOR_POWER or np.ptp(z) < 1e-9:
+        return OutputTransform(shift, scale, None, 0.0, 1.0)
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        transformed, power = yeojohnson(z)
+    shift2, scale2 = _moments(np.asarray(transformed))
+    fine = (
+        np.isfinite(power) and abs(power) <= MAX_POWER and np.all(np.isfinite(transformed)) and scale2 > 1e-6
+    )
+    if not fine:
+        return OutputTransform(shift, scale, None, 0.0, 1.0)
+    return OutputTransform(shift, scale, float(power), shift2, scale2)
+
+
+def _moments(y: Array) -> tuple[float, float]:
+    """Mean and standard deviation; 1 for the latter where the values do not differ."""
+    largest = float(np.abs(y).max(initial=0.0))
+    if largest == 0.0:
+        return 0.0, 1.0
+    # scaled first: squares of 1e200 overflow, those of 1e-200 vanish
+    scaled = y / largest
+    mean, sd = float(scaled.mean()), float(scaled.std(ddof=1)) if len(y) > 1 else 0.0
+    return mean * largest, (sd * largest if sd > 1e-12 else largest)
+
+
+def _safe_difference(y: Array, shift: float) -> Array:
+    result: Array = np.clip(y - shift, -1e300, 1e300)
+    return result
+
+
+def _inverse_power(t: Array, power: float) -> Array:
+    """Z with Yeo-Johnson(z) = t; values the transform cannot reach go to the end of its range."""
+    z = np.empty_like(t)
+    positive = t >= 0
+    with np.errstate(all="ignore"):
+        limit = np.inf if power >= 0 else -1.0 / power
+        z[positive] = inv_boxcox1p(np.minimum(t[positive], limit * (1 - 1e-9)), power)
+        mirrored = 2.0 - power
+        limit = np.inf if mirrored >= 0 else -1.0 / mirrored
+        z[~positive] = -inv_boxcox1p(np.minimum(-t[~positive], limit * (1 - 1e-9)), mirrored)
+    return z

@@ -195,7 +195,7 @@ class _Search:
         for block in self.encoding.blocks:
             if isinstance(block.parameter, Mixture):
                 part = self.chart.coordinates_of_mixture(block.columns)
-                movable[:, part] = columns[:, block.columns].all(axis=1)[:, None]
+                movable[:, part] = columns[:, [block.columns.start]]
             else:
                 for column in range(block.columns.start, block.columns.stop):
                     coordinate = self.chart.coordinate_of(column)

@@ -1,0 +1,133 @@
+"""HTTP with retries: exponential backoff with jitter, one idempotency key for all tries of a call."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import httpx2
+
+from bo_service.client.errors import BoServiceError, Refused, Unreachable, refusal
+
+RETRIED_STATUSES: Final = frozenset((429, 502, 503, 504))
+FIRST_PAUSE_SECONDS: Final = 0.1
+LONGEST_PAUSE_SECONDS: Final = 5.0
+
+
+def local_credentials() -> dict[str, str]:
+    """URL and key of the local service, as `bo up` left them; empty where it never ran."""
+    home = os.environ.get("BO_HOME")
+    folder = Path(home) if home else Path.home() / ".config" / "bo-service"
+    path = folder / "credentials.json"
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return {name: str(value) for name, value in content.items()} if isinstance(content, dict) else {}
+
+
+class Transport:
+    """One connection pool to one service.
+
+    `patience_seconds` is how long a call is retried while the service is away.
+    """
+
+    def __init__(
+        self, url: str | None, key: str | None, *, timeout_seconds: float, patience_seconds: float
+    ) -> None:
+        local = local_credentials() if url is None or key is None else {}
+        self.url = url or os.environ.get("BO_URL") or local.get("url", "http://127.0.0.1:8000")
+        # a key belongs to the service it was made for
+        local_key = local.get("key") if self.url == local.get("url") else None
+        self.key = key or os.environ.get("BO_API_KEY") or local_key
+        headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
+        self._patience_seconds = patience_seconds
+        self._http = httpx2.Client(base_url=self.url, headers=headers, timeout=timeout_seconds)
+
+    def close(self) -> None:
+        self._http.close()
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Any = None,
+        content: bytes | None = None,
+        params: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        extra_seconds: float = 0.0,
+    ) -> httpx2.Response:
+        """The answer to a request, retried while the service is away.
+
+        A POST carries an Idempotency-Key, the same for all its tries, so that a lost answer does no harm.
+        Raises: Unreachable, Refused.
+        """
+        sent = dict(headers or {})
+        if method == "POST":
+            sent.setdefault("Idempotency-Key", str(uuid.uuid4()))
+        timeout = httpx2.Timeout(self._http.timeout.read or 30.0)
+        timeout = httpx2.Timeout((timeout.read or 30.0) + extra_seconds, connect=10.0)
+        deadline = time.monotonic() + self._patience_seconds
+        pause = FIRST_PAUSE_SECONDS
+        while True:
+            wait, error = pause, ""
+            try:
+                answer = self._http.request(
+                    method, path, json=body, content=content, params=params, headers=sent, timeout=timeout
+                )
+            except httpx2.TransportError as failure:
+                error = f"{type(failure).__name__}: {failure}"
+            else:
+                if answer.status_code not in RETRIED_STATUSES:
+                    return _checked(answer)
+                error = f"status {answer.status_code}"
+                wait = max(pause, _retry_after(answer))
+            wait *= random.uniform(0.5, 1.0)
+            if time.monotonic() + wait > deadline:
+                raise Unreachable(
+                    f"{method} {self.url}{path}: {error}; is the service running? (`bo up`, `bo doctor`)"
+                )
+            time.sleep(wait)
+            pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
+
+    def json(self, method: str, path: str, **options: Any) -> Any:
+        """The JSON of an answer. Raises: Unreachable, Refused."""
+        return self.call(method, path, **options).json()
+
+    @contextmanager
+    def lines(
+        self, path: str, *, params: Mapping[str, Any], headers: Mapping[str, str]
+    ) -> Iterator[Iterator[str]]:
+        """The lines of a streamed answer. Raises: Refused, httpx2.TransportError while reading."""
+        timeout = httpx2.Timeout(60.0, connect=10.0)
+        with self._http.stream("GET", path, params=params, headers=headers, timeout=timeout) as answer:
+            if answer.status_code >= 400:
+                answer.read()
+                _checked(answer)
+            yield answer.iter_lines()
+
+
+def _retry_after(answer: httpx2.Response) -> float:
+    text = answer.headers.get("retry-after", "")
+    return float(text) if text.isdigit() else 0.0
+
+
+def _checked(answer: httpx2.Response) -> httpx2.Response:
+    if answer.status_code < 400:
+        return answer
+    try:
+        problem = answer.json()
+    except ValueError:
+        problem = {"detail": answer.text[:500]}
+    if not isinstance(problem, dict):
+        raise BoServiceError(f"an answer that is no problem document: {answer.text[:200]}")
+    error: Refused = refusal(answer.status_code, problem)
+    raise error

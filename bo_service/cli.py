@@ -1,0 +1,76 @@
+"""`bo`: the command line."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+import bo_service
+from bo_service.commands import service, study, trial
+from bo_service.commands.doctor import doctor
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Bayesian optimization with pluggable surrogates.",
+    pretty_exceptions_enable=False,
+)
+app.add_typer(study.app, name="study")
+app.add_typer(trial.app, name="trial")
+app.add_typer(service.db, name="db")
+app.add_typer(service.key, name="key")
+app.add_typer(service.surrogate, name="surrogate")
+app.command()(doctor)
+
+
+@app.callback(invoke_without_command=True)
+def main_options(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="print the version")] = False,
+) -> None:
+    """Bayesian optimization with pluggable surrogates."""
+    if version:
+        typer.echo(f"bo-service {bo_service.__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(2)
+
+
+@app.command()
+def up(
+    host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="port to listen on")] = 8000,
+) -> None:
+    """Start the service with an embedded compute process; migrates its database and makes a local key."""
+    from bo_service.main import serve  # noqa: PLC0415  the other commands start faster without it
+
+    serve(host, port)
+
+
+PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+
+def _become(module: str, arguments: list[str]) -> None:
+    """Replace this process: the workers' package stands above this one and is not imported by it."""
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", module, *arguments])  # noqa: S606  no shell is wanted
+
+
+@app.command(context_settings=PASSED_ON, add_help_option=False)
+def work(context: typer.Context) -> None:
+    """Evaluate trials: bo work --study S --objective package.module:function --slots N."""
+    _become("workers.objective", context.args)
+
+
+@app.command(context_settings=PASSED_ON, add_help_option=False)
+def replay(context: typer.Context) -> None:
+    """Compute a suggestion again from its data and say whether it is identical: bo replay SUGGESTION."""
+    _become("workers.replay", context.args)
+
+
+def main() -> None:
+    """Entry point."""
+    app()

@@ -1,0 +1,88 @@
+"""`bo db`, `bo key`, `bo surrogate`: the service itself."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from bo_service.commands.output import Json, connected, console, print_json, print_table
+
+db = typer.Typer(no_args_is_help=True, help="The database named by BO_DATABASE_URL, or the embedded one.")
+key = typer.Typer(no_args_is_help=True, help="API keys of the project.")
+surrogate = typer.Typer(no_args_is_help=True, help="The installed surrogates.")
+
+
+@db.command()
+def upgrade(revision: Annotated[str, typer.Argument(help="a revision, or head")] = "head") -> None:
+    """Create or migrate the tables."""
+    from bo_service.bootstrap import database_revision, upgrade_database  # noqa: PLC0415  slow to import
+    from bo_service.settings import Settings  # noqa: PLC0415
+
+    settings = Settings()
+    upgrade_database(settings, revision)
+    console.print(f"database at revision {database_revision(settings)[0]}")
+
+
+@db.command()
+def current(as_json: Json = False) -> None:
+    """The database's revision, and the newest this version has."""
+    from bo_service.bootstrap import database_revision  # noqa: PLC0415
+    from bo_service.settings import Settings  # noqa: PLC0415
+
+    settings = Settings()
+    present, newest = database_revision(settings)
+    if as_json:
+        print_json({"current": present, "head": newest})
+    else:
+        console.print(f"current {present or 'none'}, newest {newest}")
+
+
+@key.command("create")
+def create_key(
+    name: Annotated[str, typer.Argument(help="who or what it is for")],
+    scope: Annotated[str, typer.Option(help="admin, editor, worker or viewer")] = "worker",
+    project: Annotated[str | None, typer.Option(help="another project than this key's")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a key; it is shown this once."""
+    with connected() as client:
+        made = client.create_key(name, scope, project=project)
+    if as_json:
+        print_json(made)
+    else:
+        console.print(
+            f"{made['key']}\n{made['scope']} key for project {made['project']}; it is not shown again"
+        )
+
+
+@key.command("list")
+def list_keys(as_json: Json = False) -> None:
+    """The project's keys."""
+    with connected() as client:
+        keys = client.keys()
+    if as_json:
+        print_json(keys)
+    else:
+        rows = [[k["name"], k["scope"], k["prefix"], k["created_at"], k["revoked_at"], k["id"]] for k in keys]
+        print_table("keys", ("name", "scope", "starts with", "created", "revoked", "id"), rows)
+
+
+@key.command()
+def revoke(key_id: Annotated[str, typer.Argument(help="from `bo key list`")]) -> None:
+    """End a key."""
+    with connected() as client:
+        gone = client.revoke_key(key_id)
+    console.print(f"revoked {gone['name']} ({gone['prefix']}...)")
+
+
+@surrogate.command("list")
+def list_surrogates(as_json: Json = False) -> None:
+    """Every installed surrogate."""
+    with connected() as client:
+        found = client.surrogates()
+    if as_json:
+        print_json(found)
+    else:
+        rows = [[s["name"], s["abilities"]["cost_class"], s["summary"]] for s in found]
+        print_table("surrogates", ("name", "cost", "summary"), rows)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import httpx2
 
+from bo_service.client.errors import Unreachable
 from bo_service.client.events import read_events
 from bo_service.client.models import ClaimedTrial, Claims, Event, Heartbeat, Study, Suggestion, Trial
 from bo_service.client.transport import Transport
@@ -346,8 +347,11 @@ class Client:
         return found
 
     def readiness(self) -> Mapping[str, Any]:
-        """Database and compute as the service sees them; never raises for a degraded service."""
-        answer = httpx2.get(f"{self.url}/readyz", timeout=10.0)
+        """Database and compute as the service sees them, degraded or not. Raises: Unreachable."""
+        try:
+            answer = httpx2.get(f"{self.url}/readyz", timeout=10.0)
+        except httpx2.TransportError as error:
+            raise Unreachable(f"GET {self.url}/readyz: {error}") from error
         found: Mapping[str, Any] = answer.json()
         return found
 

@@ -189,6 +189,8 @@ _TERM: Final = re.compile(
 def _side(text: str) -> tuple[dict[str, float], float]:
     """Coefficients and constant of one side of a constraint such as `2*a - b + 1`."""
     compact = re.sub(r"\s+", "", text)
+    if not compact:
+        raise ValueError("one side is empty; write it like '2*a + mix.web - b <= 3'")
     coefficients: dict[str, float] = {}
     constant, position = 0.0, 0
     while position < len(compact):

@@ -14,7 +14,11 @@ import numpy as np
 import torch
 from ax.generators.torch.botorch_modular.acquisition import Acquisition
 from botorch.acquisition import AcquisitionFunction
-from botorch.acquisition.logei import qLogExpectedImprovement, qLogNoisyExpectedImprovement
+from botorch.acquisition.logei import (
+    qLogExpectedImprovement,
+    qLogNoisyExpectedImprovement,
+    qLogProbabilityOfFeasibility,
+)
 from botorch.acquisition.monte_carlo import qUpperConfidenceBound
 from botorch.acquisition.multi_objective.logei import (
     qLogExpectedHypervolumeImprovement,
@@ -27,12 +31,16 @@ from surrogates.numerics.exact_gp import Posterior
 from surrogates.numerics.log_ei import log_ei, log_ei_with_gradient
 from surrogates.search import Effort, Scored, ValueAndGradient, ValueOf, maximise
 
+CLOSED_FORM: Final = "logei"
+FEASIBILITY: Final = "qlogpof"
+
 MONTE_CARLO: Final[Mapping[str, type[AcquisitionFunction]]] = {
     "qlogei": qLogExpectedImprovement,
     "qlognei": qLogNoisyExpectedImprovement,
     "qlogehvi": qLogExpectedHypervolumeImprovement,
     "qlognehvi": qLogNoisyExpectedHypervolumeImprovement,
     "qucb": qUpperConfidenceBound,
+    FEASIBILITY: qLogProbabilityOfFeasibility,
 }
 
 ACQUISITION_OPTIONS: Final[Mapping[str, Mapping[str, Any]]] = {"qucb": {"beta": 4.0}}
@@ -56,12 +64,17 @@ class SearchPlan:
     """What the search needs beyond Ax's own arguments, and where it leaves what it found."""
 
     encoding: Encoding
-    is_closed_form: bool
+    acquisition: str
+    """A key of MONTE_CARLO, or CLOSED_FORM."""
     rng: np.random.Generator
     incumbents: Array
     taken: Set[str]
     fixed: Mapping[str, Any]
     found: list[Scored] = field(default_factory=list)
+
+    @property
+    def is_closed_form(self) -> bool:
+        return self.acquisition == CLOSED_FORM
 
 
 class SearchedAcquisition(Acquisition):
@@ -79,6 +92,11 @@ class SearchedAcquisition(Acquisition):
             self.models_used = [self.surrogate.model_name_by_metric]
             self.acq_function_sequence = None
             return
+        name = self.plan.acquisition
+        # the choice is made where the study is known; Ax's default would override it
+        self.botorch_acqf_classes_with_options = [
+            (MONTE_CARLO[name], dict(ACQUISITION_OPTIONS.get(name, {})))
+        ]
         super()._instantiate_acquisition()
 
     def optimize(self, n: int, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor, Tensor]:

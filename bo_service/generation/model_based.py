@@ -17,8 +17,8 @@ from botorch.utils.sampling import manual_seed
 
 from bo_service.domain.proposal import Candidate, Evaluated, Measurement, ProposalRequest, StudyView
 from bo_service.generation.acquisition import (
-    ACQUISITION_OPTIONS,
-    MONTE_CARLO,
+    CLOSED_FORM,
+    FEASIBILITY,
     ClosedForm,
     SearchedAcquisition,
     SearchPlan,
@@ -74,7 +74,7 @@ def run_model(view: StudyView, request: ProposalRequest, *, plugin: Plugin, sett
         raise FitDiverged("an objective or constraint was never observed")
     with manual_seed(seed):
         adapter = _fitted(view, data, plugin=plugin, settings=settings, seed=seed)
-        found, name = _searched(view, request, used, data, adapter, plugin=plugin, rng=rng)
+        found, name = _searched(view, request, used, data, adapter, rng=rng)
     models = models_by_outcome(adapter, data)
     diagnostics = model_diagnostics(data, models) | {
         "n_observations": len(view.evaluated),
@@ -135,14 +135,13 @@ def _searched(
     data: ModelData,
     adapter: TorchAdapter,
     *,
-    plugin: Plugin,
     rng: np.random.Generator,
 ) -> tuple[list[Scored], str]:
     pending = data.encoding.encode(view.pending)
     name = choose_acquisition(view, request, data, models_by_outcome(adapter, data))
     plan = SearchPlan(
         encoding=data.encoding,
-        is_closed_form=name == "logei",
+        acquisition=name,
         rng=rng,
         incumbents=_incumbents(view, used, data),
         taken=taken_keys(view),
@@ -150,12 +149,6 @@ def _searched(
     )
     generator: Any = adapter.generator
     generator.acquisition_options = {"plan": plan}
-    if name != "logei":
-        generator._botorch_acqf_class = MONTE_CARLO[name]  # noqa: SLF001  the constructor's argument, known late
-        generator._botorch_acqf_options = dict(ACQUISITION_OPTIONS.get(name, {}))  # noqa: SLF001
-    else:
-        generator._botorch_acqf_class = MONTE_CARLO["qlogei"]  # noqa: SLF001  named, never built
-    del plugin
     features = [ObservationFeatures(parameters=as_parameters(row)) for row in pending]
     adapter.gen(
         n=request.count,
@@ -169,9 +162,12 @@ def choose_acquisition(
 ) -> str:
     """The study's choice, or by what is asked: closed-form log EI where it covers the case.
 
+    While nothing observed is feasible, the probability of feasibility is searched.
     `logei` falls back to `qlogei` where something is pending, several are wanted, or an outcome is bounded.
     """
     spec = view.spec
+    if spec.acquisition == "auto" and spec.outcome_constraints and merits(view).max() < 0:
+        return FEASIBILITY
     if len(spec.objectives) > 1:
         return spec.acquisition if spec.acquisition in ("qlogehvi", "qlognehvi") else "qlognehvi"
     model = models[spec.objectives[0].name]
@@ -181,8 +177,8 @@ def choose_acquisition(
     if spec.acquisition == "auto":
         outcome = data.outcome(spec.objectives[0].name)
         is_noisy = outcome.variances is not None or float(model.noise_variance()[0]) > NOISY
-        return "logei" if is_alone and has_form and not is_noisy else "qlognei"
-    if spec.acquisition == "logei" and not (is_alone and has_form):
+        return CLOSED_FORM if is_alone and has_form and not is_noisy else "qlognei"
+    if spec.acquisition == CLOSED_FORM and not (is_alone and has_form):
         return "qlogei"
     return spec.acquisition
 

@@ -1,0 +1,74 @@
+"""Every migration, on both databases, from every released revision."""
+
+from __future__ import annotations
+
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import inspect
+
+import migrations
+from bo_service import bootstrap
+from bo_service.bootstrap import (
+    build_services,
+    create_key,
+    database_revision,
+    downgrade_database,
+    ensure_default_project,
+    upgrade_database,
+)
+from bo_service.domain.records import Scope
+from bo_service.domain.spec import StudySpec
+from bo_service.orchestrator.create_study import create_study
+from bo_service.settings import Settings
+from bo_service.storage.tables import Table
+
+
+def revisions(settings: Settings) -> list[str]:
+    """Oldest first."""
+    script = ScriptDirectory.from_config(bootstrap._alembic(settings))
+    return [revision.revision for revision in script.walk_revisions()][::-1]
+
+
+def tables(settings: Settings) -> set[str]:
+    services = build_services(settings)
+    found = set(inspect(services.transactions.engine).get_table_names())
+    services.transactions.engine.dispose()
+    return found
+
+
+def test_up_down_and_up_again(empty_database: Settings) -> None:
+    upgrade_database(empty_database)
+    assert set(Table.metadata.tables) <= tables(empty_database)
+    assert migrations.VERSION_TABLE in tables(empty_database)
+    downgrade_database(empty_database, "base")
+    assert tables(empty_database) <= {migrations.VERSION_TABLE, "sqlite_sequence"}
+    upgrade_database(empty_database)
+    present, newest = database_revision(empty_database)
+    assert present == newest
+
+
+def test_the_migrated_tables_are_the_declared_ones(empty_database: Settings) -> None:
+    upgrade_database(empty_database)
+    services = build_services(empty_database)
+    with services.transactions.engine.connect() as connection:
+        context = MigrationContext.configure(
+            connection, opts={"version_table": migrations.VERSION_TABLE, "compare_type": True}
+        )
+        differences = compare_metadata(context, Table.metadata)
+    services.transactions.engine.dispose()
+    assert differences == []
+
+
+def test_data_of_every_revision_survive_the_way_to_the_newest(empty_database: Settings, make_spec) -> None:
+    for revision in revisions(empty_database):
+        upgrade_database(empty_database, revision)
+    services = build_services(empty_database)
+    project = ensure_default_project(services.uow)
+    study = create_study(StudySpec.model_validate(make_spec()), project_id=project, uow=services.uow)
+    key, _ = create_key("k", Scope.WORKER, project="default", uow=services.uow)
+    upgrade_database(empty_database)
+    with services.uow(read_only=True) as store:
+        assert store.studies.get(study.id).spec == study.spec
+        assert store.records.key_by_hash(key.key_hash) == key
+    services.transactions.engine.dispose()

@@ -1,0 +1,134 @@
+"""Closed forms against finite differences and against GPyTorch and BoTorch."""
+
+from __future__ import annotations
+
+import gpytorch
+import numpy as np
+import pytest
+import torch
+from botorch.acquisition.analytic import _log_ei_helper
+from gpytorch.likelihoods import GaussianLikelihood
+from hypothesis import given
+from hypothesis import strategies as st
+
+from surrogates.errors import FitDiverged
+from surrogates.numerics.exact_gp import (
+    LENGTHSCALE_SD,
+    LOW_NOISE,
+    Hyperparameters,
+    Likelihood,
+    condition,
+    fit_map,
+    lengthscale_prior_mean,
+)
+from surrogates.numerics.log_ei import log_ei, log_ei_with_gradient, log_h
+from surrogates.numerics.output_transform import fit_output_transform
+
+GROUPS = ((0,), (1, 2), (3,))
+
+
+@pytest.fixture
+def data() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    X = rng.random((25, 4))
+    y = np.sin(5 * X[:, 0]) + X[:, 1] ** 2
+    return X, (y - y.mean()) / y.std()
+
+
+def numerical_gradient(f, x: np.ndarray, step: float = 1e-6) -> np.ndarray:
+    return np.array([(f(x + step * e) - f(x - step * e)) / (2 * step) for e in np.eye(len(x))])
+
+
+def test_the_gradient_of_the_likelihood_agrees_with_finite_differences(data) -> None:
+    X, y = data
+    likelihood = Likelihood(X, y, np.full(25, 0.01), GROUPS, LOW_NOISE)
+    theta = np.array([-1.0, -0.3, 0.4, -4.0])
+    value, gradient = likelihood(theta)
+    assert np.isfinite(value)
+    assert gradient == pytest.approx(numerical_gradient(lambda t: likelihood(t)[0], theta), rel=1e-5)
+
+
+def test_the_posterior_agrees_with_gpytorch(data) -> None:
+    X, y = data
+    found = condition(X, y, Hyperparameters(np.array([-1.0, -0.3, 0.4]), -4.0), GROUPS)
+    kernel = gpytorch.kernels.MaternKernel(nu=2.5, ard_num_dims=4).double()
+    kernel.lengthscale = torch.as_tensor(found.lengthscales)[None]
+    K = kernel(torch.as_tensor(X)).to_dense() + np.exp(-4.0) * torch.eye(25).double()
+    x = np.random.default_rng(1).random((7, 4))
+    k = kernel(torch.as_tensor(x), torch.as_tensor(X)).to_dense()
+    solve = torch.linalg.solve(K, torch.as_tensor(y - found.mean))
+    mean, variance = found.predict(x)
+    assert mean == pytest.approx((found.mean + k @ solve).detach().numpy(), abs=1e-9)
+    expected = 1 - (k * torch.linalg.solve(K, k.T).T).sum(1)
+    assert variance == pytest.approx(expected.detach().numpy(), abs=1e-9)
+
+
+def test_the_map_is_where_the_gradient_of_an_independent_marginal_likelihood_vanishes(data) -> None:
+    X, y = data
+    groups = tuple((i,) for i in range(4))
+    found = fit_map(Likelihood(X, y, np.zeros(25), groups, LOW_NOISE), Hyperparameters.at_prior(4, LOW_NOISE))
+    log_l = torch.tensor(found.log_lengthscales, requires_grad=True)
+    log_s2 = torch.tensor(found.log_noise, requires_grad=True)
+    diff = (torch.as_tensor(X)[:, None] - torch.as_tensor(X)[None]) / log_l.exp()
+    r = (diff.pow(2).sum(-1) + 1e-30).sqrt()
+    s = 5**0.5 * r
+    K = (1 + s + s**2 / 3) * (-s).exp() + log_s2.exp() * torch.eye(25).double()
+    ones, target = torch.ones(25).double(), torch.as_tensor(y)
+    mean = (torch.linalg.solve(K, ones) @ target) / (torch.linalg.solve(K, ones).sum() + 1e-4)
+    residual = target - mean
+    nll = 0.5 * (residual @ torch.linalg.solve(K, residual) + 1e-4 * mean**2 + torch.logdet(K))
+    prior = (
+        0.5 * (((log_l - lengthscale_prior_mean(4)) / LENGTHSCALE_SD) ** 2).sum()
+        + 0.5 * ((log_s2 + 7) / 2) ** 2
+    )
+    (nll + prior).backward()
+    assert float(log_l.grad.abs().max()) < 0.05
+    assert GaussianLikelihood is not None
+
+
+def test_gradients_of_mean_variance_and_log_ei_agree_with_finite_differences(data) -> None:
+    X, y = data
+    posterior = condition(X, y, Hyperparameters(np.array([-0.5, -0.3, 0.4]), -3.0), GROUPS)
+    x = np.random.default_rng(2).random((1, 4))
+    mean, variance, mean_gradient, variance_gradient = posterior.predict_with_gradients(x)
+    at = lambda i: lambda v: posterior.predict(v[None])[i][0]  # noqa: E731
+    assert mean_gradient[0] == pytest.approx(numerical_gradient(at(0), x[0]), rel=1e-5, abs=1e-8)
+    assert variance_gradient[0] == pytest.approx(numerical_gradient(at(1), x[0]), rel=1e-4, abs=1e-8)
+    _, gradient = log_ei_with_gradient(mean, variance, mean_gradient, variance_gradient, 1.0)
+    expected = numerical_gradient(lambda v: log_ei(*posterior.predict(v[None]), 1.0)[0], x[0])
+    assert gradient[0] == pytest.approx(expected, rel=1e-4, abs=1e-7)
+
+
+@given(st.floats(-1e7, 30))
+def test_log_h_agrees_with_botorch_everywhere(z: float) -> None:
+    mine = log_h(np.array([z]))[0]
+    theirs = float(_log_ei_helper(torch.tensor([z], dtype=torch.float64))[0])
+    assert mine == pytest.approx(theirs, rel=1e-7, abs=1e-9)
+
+
+def test_an_indefinite_covariance_diverges_with_a_named_error() -> None:
+    X = np.zeros((3, 1))
+    with pytest.raises(FitDiverged):
+        condition(X, np.array([np.nan, 0.0, 1.0]), Hyperparameters(np.zeros(1), -14.0), ((0,),))
+
+
+@pytest.mark.parametrize(
+    "y",
+    [
+        np.array([1e12, 2e12, 5e12, 1e12]),
+        np.full(5, 3.0),
+        np.array([1e-300, 2e-300, 3e-300, 9e-300]),
+        np.array([1.0]),
+        np.array([1e200, -1e200, 0.0, 3.0]),
+        np.exp(np.random.default_rng(0).normal(size=50) * 2),
+    ],
+)
+def test_the_output_transform_is_finite_monotone_and_invertible(y: np.ndarray) -> None:
+    transform = fit_output_transform(y)
+    t = transform(y)
+    assert np.all(np.isfinite(t))
+    assert np.all(np.diff(t[np.argsort(y)]) >= 0)
+    assert transform.inverse(t) == pytest.approx(y, rel=1e-6, abs=1e-12 * np.abs(y).max())
+    mean, sd = transform.predicted(t, np.full(len(y), 0.1))
+    assert np.all(np.isfinite(mean))
+    assert np.all(sd >= 0)

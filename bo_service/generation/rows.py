@@ -41,7 +41,7 @@ def rows_to_use(view: StudyView, encoding: Encoding, *, rng: np.random.Generator
 def merits(view: StudyView) -> Array:
     """One number for each evaluated trial, larger is better: the mean rank over the objectives.
 
-    A missing objective counts as the worst; a broken bound costs a full rank.
+    A missing objective counts as the worst; a broken bound outweighs everything, so feasible means >= 0.
     """
     total = np.zeros(len(view.evaluated))
     for metric in view.spec.objectives:
@@ -53,7 +53,7 @@ def merits(view: StudyView) -> Array:
         broken = np.isnan(values)
         broken |= values > (np.inf if metric.upper is None else metric.upper)
         broken |= values < (-np.inf if metric.lower is None else metric.lower)
-        total -= broken * len(view.spec.objectives)
+        total -= broken * (len(view.spec.objectives) + 1)
     return total
 
 

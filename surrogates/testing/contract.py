@@ -1,0 +1,166 @@
+"""The contract every surrogate keeps, as a pytest class to inherit: set `plugin` to the plug-in's name."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from botorch.acquisition.objective import ScalarizedPosteriorTransform
+from botorch.exceptions.errors import InputDataError
+from pydantic import ValidationError
+
+from surrogates.encoding import Encoding
+from surrogates.parameters import Categorical, Float
+from surrogates.protocol import BuildRequest
+from surrogates.registry import describe
+from surrogates.registry import plugin as find_plugin
+from surrogates.space import SearchSpace
+
+SPACE = SearchSpace(
+    parameters=(
+        Float(name="x", low=0, high=1),
+        Float(name="y", low=0, high=1),
+        Categorical(name="c", choices=("a", "b")),
+    )
+)
+
+
+class SurrogateContract:
+    """Inherit as `class TestMine(SurrogateContract): plugin = "mine"`; add what is your own."""
+
+    plugin: ClassVar[str]
+    options: ClassVar[dict[str, Any]] = {}
+    n_observations: ClassVar[int] = 20
+
+    def request(self, train_Y: torch.Tensor | None = None, *, n: int | None = None) -> BuildRequest:
+        """Training data on a smooth function of two numbers and a category, model units."""
+        generator = torch.Generator().manual_seed(0)
+        encoding = Encoding(SPACE)
+        n = n or (self.n_observations if train_Y is None else len(train_Y))
+        X = torch.rand(n, encoding.n_features, generator=generator, dtype=torch.float64)
+        X[:, 2] = (X[:, 2] > 0.5).double()
+        X[:, 3] = 1 - X[:, 2]
+        if train_Y is None:
+            raw = torch.sin(4 * X[:, :1]) + X[:, 1:2] ** 2 + X[:, 2:3]
+            train_Y = (raw - raw.mean()) / raw.std()
+        chosen = find_plugin(self.plugin)
+        return BuildRequest(
+            train_X=X,
+            train_Y=train_Y,
+            train_Yvar=None,
+            encoding=encoding,
+            options=chosen.options.model_validate(self.options),
+        )
+
+    def fitted(self, request: BuildRequest, *, seed: int = 0) -> Any:
+        """A fitted model."""
+        model: Any = find_plugin(self.plugin).build(request)
+        model.fit(torch.Generator().manual_seed(seed))
+        return model
+
+    def test_it_is_described_without_being_built(self) -> None:
+        described = describe(find_plugin(self.plugin))
+        assert described["name"] == self.plugin
+        assert described["summary"]
+        assert described["options_schema"]["type"] == "object"
+
+    def test_an_unknown_option_is_refused(self) -> None:
+        with pytest.raises(ValidationError):
+            find_plugin(self.plugin).options.model_validate({"no_such_option": 1})
+
+    def test_the_posterior_has_the_shapes_of_botorch(self) -> None:
+        request = self.request()
+        posterior = self.fitted(request).posterior(torch.rand(3, 2, 4, dtype=torch.float64))
+        assert posterior.mean.shape == (3, 2, 1)
+        assert posterior.variance.shape == (3, 2, 1)
+        assert torch.isfinite(posterior.mean).all()
+        assert (posterior.variance >= 0).all()
+
+    def test_it_learns(self) -> None:
+        request = self.request()
+        with torch.no_grad():
+            mean = self.fitted(request).posterior(request.train_X).mean
+        residual = (mean - request.train_Y).pow(2).mean()
+        assert residual < 0.5 * request.train_Y.pow(2).mean()
+
+    def test_it_is_surer_at_the_data_than_far_away(self) -> None:
+        request = self.request()
+        model = self.fitted(request)
+        far = request.train_X + 3.0
+        with torch.no_grad():
+            assert model.posterior(request.train_X).variance.mean() < model.posterior(far).variance.mean()
+
+    def test_the_posterior_carries_gradients(self) -> None:
+        if not find_plugin(self.plugin).abilities.gradients:
+            pytest.skip("declares no gradients")
+        request = self.request()
+        model = self.fitted(request)
+        x = torch.full((1, 4), 0.4, dtype=torch.float64, requires_grad=True)
+        (gradient,) = torch.autograd.grad(model.posterior(x).mean.sum(), x)
+        step = 1e-5
+        for i in range(4):
+            moved = x.detach().repeat(2, 1)
+            moved[0, i] += step
+            moved[1, i] -= step
+            with torch.no_grad():
+                up, down = model.posterior(moved[:1]).mean, model.posterior(moved[1:]).mean
+            assert float(gradient[0, i]) == pytest.approx(float(up - down) / (2 * step), rel=1e-2, abs=1e-4)
+
+    def test_a_posterior_transform_is_respected(self) -> None:
+        model = self.fitted(self.request())
+        x = torch.rand(4, 1, 4, dtype=torch.float64)
+        transform = ScalarizedPosteriorTransform(weights=torch.tensor([-2.0], dtype=torch.float64))
+        with torch.no_grad():
+            plain, turned = model.posterior(x), model.posterior(x, posterior_transform=transform)
+        assert torch.allclose(turned.mean, -2 * plain.mean)
+        assert torch.allclose(turned.variance, 4 * plain.variance, rtol=1e-5)
+
+    def test_the_same_generator_gives_the_same_model(self) -> None:
+        request = self.request()
+        x = torch.rand(5, 4, dtype=torch.float64)
+        with torch.no_grad():
+            first, second = (
+                self.fitted(request, seed=3).posterior(x),
+                self.fitted(request, seed=3).posterior(x),
+            )
+        assert torch.equal(first.mean, second.mean)
+        assert torch.equal(first.variance, second.variance)
+
+    def test_its_state_gives_the_same_posterior_again(self) -> None:
+        request = self.request()
+        model = self.fitted(request)
+        other: Any = find_plugin(self.plugin).build(request)
+        other.load_state(model.state())
+        x = torch.rand(5, 4, dtype=torch.float64)
+        with torch.no_grad():
+            assert torch.allclose(other.posterior(x).mean, model.posterior(x).mean, atol=1e-8)
+            assert torch.allclose(other.posterior(x).variance, model.posterior(x).variance, atol=1e-8)
+
+    def test_observation_noise_is_told_apart_from_the_latent_variance(self) -> None:
+        noise = self.fitted(self.request()).noise_variance()
+        assert noise.shape == (1,)
+        assert float(noise[0]) >= 0
+
+    @pytest.mark.parametrize(
+        "values",
+        [[0.0] * 8, [5.0] * 8, [30.0, -30.0] * 4, [1e-300] * 7 + [0.0], [0.0] * 7 + [1.0]],
+        ids=["zero", "constant", "wide", "tiny", "one outlier"],
+    )
+    def test_odd_values_give_a_finite_posterior(self, values: list[float]) -> None:
+        train_Y = torch.tensor(values, dtype=torch.float64)[:, None]
+        with torch.no_grad():
+            posterior = self.fitted(self.request(train_Y)).posterior(torch.rand(3, 4, dtype=torch.float64))
+        assert torch.isfinite(posterior.mean).all()
+        assert torch.isfinite(posterior.variance).all()
+
+    def test_the_fewest_observations_it_declares_are_enough(self) -> None:
+        n = max(find_plugin(self.plugin).abilities.min_observations, 1)
+        request = self.request(torch.linspace(0, 1, n, dtype=torch.float64)[:, None])
+        with torch.no_grad():
+            assert torch.isfinite(self.fitted(request).posterior(request.train_X).mean).all()
+
+    def test_values_that_are_not_finite_are_refused(self) -> None:
+        train_Y = torch.tensor([[0.0], [float("nan")], [1.0]], dtype=torch.float64)
+        with pytest.raises((ValueError, InputDataError), match=r"finite|NaN|nan"):
+            self.fitted(self.request(train_Y))

@@ -1,0 +1,76 @@
+"""What the documents say is true."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from bo_service.domain import errors
+from bo_service.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def python_blocks(path: Path) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", path.read_text(), flags=re.DOTALL)
+
+
+def test_every_setting_is_documented() -> None:
+    text = (ROOT / "docs" / "settings.md").read_text()
+    missing = [name for name in Settings.model_fields if f"`BO_{name.upper()}`" not in text]
+    assert missing == []
+
+
+def test_every_error_code_is_documented() -> None:
+    text = (ROOT / "docs" / "errors.md").read_text()
+    kinds = [k for k in vars(errors).values() if isinstance(k, type) and issubclass(k, errors.ServiceError)]
+    missing = [kind.code for kind in kinds if f"`{kind.code}`" not in text]
+    assert missing == []
+
+
+def test_every_link_between_documents_leads_somewhere() -> None:
+    documents = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").glob("*.md")]
+    links = [(path, to) for path in documents for to in re.findall(r"\]\(([^)#]+)\)", path.read_text())]
+    broken = [
+        f"{path.name}: {to}" for path, to in links if "://" not in to and not (path.parent / to).exists()
+    ]
+    assert broken == []
+
+
+def test_the_python_of_the_readme_runs(service) -> None:
+    (code,) = python_blocks(ROOT / "README.md")
+    environment = os.environ | {"BO_URL": service.url, "BO_API_KEY": service.key}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "learning_rate" in done.stdout
+
+
+def test_the_surrogate_of_contributing_fits_and_proposes(tmp_path: Path) -> None:
+    """Installed as a stranger would: a package with an entry point, and nothing else."""
+    module, contract = python_blocks(ROOT / "CONTRIBUTING.md")
+    package = tmp_path / "my_package"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "nearest.py").write_text(module)
+    info = tmp_path / "my_package-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[bo_service.surrogates]\nnearest = my_package.nearest:plugin\n")
+    (tmp_path / "test_nearest.py").write_text(contract)
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    options = ["-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), "-W", "ignore"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *options, str(tmp_path / "test_nearest.py")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert " passed" in done.stdout

@@ -17,7 +17,7 @@ from bo_service.domain.trial import AttemptExit, Trial, TrialState
 from bo_service.orchestrator.bookkeeping import close_trial
 from bo_service.orchestrator.find_trial import find_trial
 from bo_service.orchestrator.ports import Store, UnitOfWork
-from bo_service.orchestrator.record_progress import check_metric_names
+from bo_service.orchestrator.record_progress import check_metric_names, sem_problems
 from surrogates.errors import Problem
 
 
@@ -71,11 +71,7 @@ def judge(outcome: Outcome, spec: StudySpec) -> tuple[TrialState, AttemptExit, s
     Raises: Invalid where a metric is unknown, missing or has a negative standard error.
     """
     check_metric_names(outcome.measurements, spec)
-    problems = [
-        Problem(f"metrics.{name}.sem", f"{m.sem:g} is not a standard error", "give a finite number >= 0")
-        for name, m in outcome.measurements.items()
-        if m.sem is not None and not (math.isfinite(m.sem) and m.sem >= 0)
-    ]
+    problems = sem_problems(outcome.measurements)
     if not outcome.is_stopped_early:
         problems += [
             Problem(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from bo_service.domain.errors import Invalid
@@ -32,6 +33,8 @@ def record_progress(
         trial, study = find_trial(trial_id, project_id=project_id, store=store, lock=True)
         trial.require_lease(lease)
         check_metric_names(values, study.spec)
+        if problems := [*_not_finite(values), *sem_problems(values)]:
+            raise Invalid(problems)
         now = store.now()
         store.trials.observe(trial.id, step, values, now)
         renewed = trial.renewed(now=now)
@@ -58,6 +61,25 @@ def record_progress(
         should_stop=should_stop(trial, study),
         should_pause=False,
     )
+
+
+def _not_finite(values: Mapping[str, Measurement]) -> list[Problem]:
+    return [
+        Problem(
+            f"metrics.{name}", "is not finite", "leave it out of the curve; complete takes NaN and infinity"
+        )
+        for name, m in values.items()
+        if not math.isfinite(m.value)
+    ]
+
+
+def sem_problems(values: Mapping[str, Measurement]) -> list[Problem]:
+    """Standard errors that are none."""
+    return [
+        Problem(f"metrics.{name}.sem", f"{m.sem:g} is not a standard error", "give a finite number >= 0")
+        for name, m in values.items()
+        if m.sem is not None and not (math.isfinite(m.sem) and m.sem >= 0)
+    ]
 
 
 def check_metric_names(values: Mapping[str, Measurement], spec: StudySpec) -> None:

@@ -182,7 +182,7 @@ class SqlTrials:
         query = select(OBSERVATIONS.c.metric, OBSERVATIONS.c.value).where(
             OBSERVATIONS.c.trial_id == trial_id, OBSERVATIONS.c.step == stored_step
         )
-        known = dict(self.connection.execute(query).tuples().all())
+        known = {row.metric: row.value for row in self.connection.execute(query)}
         for name, measurement in values.items():
             if name in known and known[name] != measurement.value:
                 raise Conflict(

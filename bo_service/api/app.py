@@ -73,7 +73,8 @@ def build_app(context: ApiContext, *, lifespan: Lifespan | None = None) -> FastA
     app.state.context = context
     app.add_middleware(BodyLimit, max_bytes=context.max_body_bytes)
     install_error_handlers(app)
-    for module in (studies, trials, suggestions, surrogates, events, keys, health):
+    # routes are tried in order: the hot ones first
+    for module in (trials, studies, suggestions, events, surrogates, keys, health):
         app.include_router(module.router)
     return app
 

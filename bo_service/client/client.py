@@ -206,7 +206,14 @@ class Client:
             "lease_seconds": lease_seconds,
             "reclaim": reclaim,
         }
-        found = self._http.json("POST", f"/v1/studies/{study}/trials", body=body, extra_seconds=wait_seconds)
+        # asked again, the service gives back what this worker holds
+        found = self._http.json(
+            "POST",
+            f"/v1/studies/{study}/trials",
+            body=body,
+            extra_seconds=wait_seconds,
+            is_repeatable=reclaim,
+        )
         return Claims(
             trials=[ClaimedTrial.from_json(item) for item in found["trials"]],
             study_state=found["study_state"],
@@ -243,7 +250,10 @@ class Client:
 
     def _close(self, trial: ClaimedTrial, verb: str, **body: Any) -> Trial:
         full = {"lease": trial.lease, **body}
-        return Trial.from_json(self._http.json("POST", f"/v1/trials/{trial.id}/{verb}", body=full))
+        # the same result under the same lease is recorded once
+        repeatable = verb == "complete"
+        found = self._http.json("POST", f"/v1/trials/{trial.id}/{verb}", body=full, is_repeatable=repeatable)
+        return Trial.from_json(found)
 
     def complete(
         self,

@@ -64,14 +64,16 @@ class Transport:
         params: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
         extra_seconds: float = 0.0,
+        is_repeatable: bool = False,
     ) -> httpx2.Response:
         """The answer to a request, retried while the service is away.
 
-        A POST carries an Idempotency-Key, the same for all its tries, so that a lost answer does no harm.
+        A POST carries an Idempotency-Key, the same for all its tries, so that a lost answer does no harm; one
+        that `is_repeatable` by nature needs none.
         Raises: Unreachable, Refused.
         """
         sent = dict(headers or {})
-        if method == "POST":
+        if method == "POST" and not is_repeatable:
             sent.setdefault("Idempotency-Key", str(uuid.uuid4()))
         timeout = httpx2.Timeout(self._http.timeout.read or 30.0)
         timeout = httpx2.Timeout((timeout.read or 30.0) + extra_seconds, connect=10.0)

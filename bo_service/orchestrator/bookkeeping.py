@@ -15,6 +15,7 @@ from bo_service.domain.stopping import n_startable, reason_to_stop
 from bo_service.domain.study import Study, StudyState
 from bo_service.domain.trial import AttemptExit, Trial, TrialState
 from bo_service.orchestrator.ports import Store
+from surrogates.registry import plugin
 
 WORKER_MEMORY: Final = timedelta(minutes=2)
 """A worker that asked this recently counts when suggestions are prepared."""
@@ -65,8 +66,7 @@ def close_trial(
     )
     if before.attempt and before.state is TrialState.RUNNING:
         store.trials.end_attempt(before, how, now=now)
-    if trial.measurements:
-        store.trials.observe(trial.id, None, trial.measurements, now)
+    store.trials.observe_final([trial], now)
     study = replace(
         study.tallied(before.state, state), data_version=version, cost=study.cost + (trial.cost or 0.0)
     )
@@ -75,13 +75,15 @@ def close_trial(
     study = stop_if_due(replace(study, updated_at=now), store=store, now=now)
     store.studies.save(study)
     record_closing(trial, store=store, now=now)
-    request_compute(study, store=store, now=now)
+    if plugin(study.spec.surrogate.name).abilities.needs_model:
+        # a generator that looks at no data has nothing to learn: claims top it up
+        request_compute(study, store=store, now=now)
     return trial
 
 
 def with_front(trial: Trial, study: Study, *, store: Store) -> tuple[Trial, Study]:
     """Let the trial compete for the front; members it dominates are saved without their mark."""
-    if trial.state is not TrialState.COMPLETED:
+    if trial.state is not TrialState.COMPLETED or not may_join_front(trial, study):
         return trial, study
     joins, thrown = front_after(trial, store.trials.front(study.id), study.spec)
     if not joins:
@@ -91,6 +93,15 @@ def with_front(trial: Trial, study: Study, *, store: Store) -> tuple[Trial, Stud
     trial = replace(trial, on_front=True)
     study = replace(study, last_improvement=study.n_closed)
     return trial, with_incumbent(trial, study)
+
+
+def may_join_front(trial: Trial, study: Study) -> bool:
+    """False where the incumbent of a single objective already rules the trial out, without a look at the front."""
+    if len(study.spec.objectives) != 1 or study.best_value is None:
+        return True
+    (metric,) = study.spec.objectives
+    found = trial.measurements.get(metric.name)
+    return found is not None and metric.sign * found.value > metric.sign * study.best_value
 
 
 def with_incumbent(trial: Trial, study: Study) -> Study:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -23,6 +24,29 @@ from surrogates.errors import Problem
 from surrogates.space import SearchSpace
 
 MAX_SUGGESTIONS_A_JOB: Final = 100
+MAX_NOTED: Final = 10_000
+
+
+class Sightings:
+    """Which workers this process noted lately, so that a busy one is not written down at every claim."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._noted: dict[tuple[StudyId, str], tuple[int, float]] = {}
+
+    def is_due(self, study_id: StudyId, worker: str, slots: int) -> bool:
+        """Whether to write the sighting; true at most once in a while, and at every change of the slots."""
+        key, now = (study_id, worker), time.monotonic()
+        before = self._noted.get(key)
+        if before is not None and before[0] == slots and now - before[1] < self._seconds:
+            return False
+        if len(self._noted) > MAX_NOTED:
+            self._noted.clear()
+        self._noted[key] = (slots, now)
+        return True
+
+
+SIGHTINGS: Final = Sightings(WORKER_MEMORY.total_seconds() / 6)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +92,8 @@ def claim_trials(
             study = stopped
         if study.state is not StudyState.ACTIVE:
             return _closed(study)
-        store.records.saw_worker(study.id, request.worker, slots=request.count, now=now)
+        if SIGHTINGS.is_due(study.id, request.worker, request.count):
+            store.records.saw_worker(study.id, request.worker, slots=request.count, now=now)
         given, study = _give(study, request, fixed=fixed, store=store, now=now)
         wanting = request.count - len(given)
         _ask_for_compute(study, fixed=fixed, wanting=wanting, store=store, now=now)

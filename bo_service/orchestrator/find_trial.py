@@ -14,8 +14,7 @@ def find_trial(trial_id: TrialId, *, project_id: ProjectId, store: Store, lock: 
 
     Raises: NotFound, for a trial of another project too.
     """
-    trial = store.trials.get(trial_id)
-    study = store.studies.get(trial.study_id, lock=lock)
+    study = store.studies.of_trial(trial_id, lock=lock)
     if study.project_id != project_id:
         raise NotFound("trial", trial_id)
-    return (store.trials.get(trial_id) if lock else trial), study
+    return store.trials.get(trial_id), study

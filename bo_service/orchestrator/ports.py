@@ -31,6 +31,9 @@ class Studies(Protocol):
     def get(self, study_id: StudyId, *, lock: bool = False) -> Study:
         """By id. Raises: NotFound."""
 
+    def of_trial(self, trial_id: TrialId, *, lock: bool = False) -> Study:
+        """The study a trial belongs to. Raises: NotFound."""
+
     def save(self, study: Study) -> None:
         """Write state, counters and versions."""
 

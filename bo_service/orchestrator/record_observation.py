@@ -36,6 +36,7 @@ def record_observation(
 ) -> Trial:
     """Close a running trial: COMPLETED, STOPPED where it ended early, FAILED or INFEASIBLE where not finite.
 
+    The same result again under the same lease changes nothing, so that a lost answer may be asked for again.
     A result that comes too late is kept as a note and refused.
     Raises: NotFound, Invalid, LeaseLost, TrialClosed.
     """
@@ -44,6 +45,8 @@ def record_observation(
         try:
             trial.require_lease(lease)
         except (LeaseLost, TrialClosed) as error:
+            if _is_repeat(trial, outcome, lease, store=store):
+                return trial
             _keep_as_note(trial, outcome, error, study=study, store=store)
             store.commit()
             raise
@@ -98,13 +101,17 @@ def finite(measurements: Mapping[str, Measurement]) -> dict[str, Measurement]:
     return {name: m for name, m in measurements.items() if math.isfinite(m.value)}
 
 
+def _is_repeat(trial: Trial, outcome: Outcome, lease: LeaseToken, *, store: Store) -> bool:
+    if trial.state.is_open or dict(trial.measurements) != finite(outcome.measurements):
+        return False
+    attempts = store.trials.attempts(trial.id)
+    return bool(attempts) and attempts[-1].lease == lease
+
+
 def _keep_as_note(
     trial: Trial, outcome: Outcome, error: LeaseLost | TrialClosed, *, study: Study, store: Store
 ) -> None:
     values = {name: m.value for name, m in finite(outcome.measurements).items()}
-    same = {name: m.value for name, m in trial.measurements.items()} == values
-    if isinstance(error, TrialClosed) and same:
-        return
     error.extras["kept_as_note"] = True
     store.records.add_event(
         Event(

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 
 from bo_service.domain.errors import NotFound
 from bo_service.domain.ids import JobId, LeaseToken, StudyId, new_id
@@ -19,6 +19,18 @@ from bo_service.storage.tables import JobRow, table_of
 
 JOBS = table_of(JobRow)
 IN_FLIGHT = (JobState.QUEUED.value, JobState.RUNNING.value)
+
+_IN_FLIGHT = (
+    select(JOBS.c.id, JOBS.c.state, JOBS.c.is_dirty)
+    .where(
+        JOBS.c.study_id == bindparam("study"),
+        JOBS.c.kind == bindparam("of_kind"),
+        JOBS.c.digest == bindparam("of_digest"),
+        JOBS.c.state.in_(IN_FLIGHT),
+    )
+    .with_for_update()
+)
+_INSERT = insert(JOBS)
 
 
 def digest_of(payload: Mapping[str, Any]) -> str:
@@ -35,19 +47,14 @@ class SqlJobs:
 
     def enqueue(self, study_id: StudyId, kind: JobKind, payload: Mapping[str, Any], *, now: datetime) -> None:
         digest = digest_of(payload)
-        query = select(JOBS.c.id, JOBS.c.state, JOBS.c.is_dirty).where(
-            JOBS.c.study_id == study_id,
-            JOBS.c.kind == kind.value,
-            JOBS.c.digest == digest,
-            JOBS.c.state.in_(IN_FLIGHT),
-        )
-        row = self.connection.execute(query.with_for_update()).first()
+        wanted = {"study": study_id, "of_kind": kind.value, "of_digest": digest}
+        row = self.connection.execute(_IN_FLIGHT, wanted).first()
         if row is not None:
             if row.state == JobState.RUNNING.value and not row.is_dirty:
                 self.connection.execute(update(JOBS).where(JOBS.c.id == row.id).values(is_dirty=True))
             return
         self.connection.execute(
-            insert(JOBS),
+            _INSERT,
             {
                 "id": new_id(),
                 "study_id": study_id,

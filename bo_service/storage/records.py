@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from bo_service.domain.errors import NotFound
@@ -30,6 +30,23 @@ FITS = table_of(FitRow)
 REPLIES = table_of(IdempotencyRow)
 WORKERS = table_of(WorkerRow)
 
+_INSERT_EVENT = insert(EVENTS)
+_N_SLOTS = select(func.coalesce(func.sum(WORKERS.c.slots), 0)).where(
+    WORKERS.c.study_id == bindparam("study"), WORKERS.c.last_seen_at >= bindparam("since")
+)
+_KEY = [WORKERS.c.study_id, WORKERS.c.worker]
+_SQLITE, _POSTGRES = sqlite.insert(WORKERS), postgresql.insert(WORKERS)
+_SAW = {
+    "sqlite": _SQLITE.on_conflict_do_update(
+        index_elements=_KEY,
+        set_={"last_seen_at": _SQLITE.excluded.last_seen_at, "slots": _SQLITE.excluded.slots},
+    ),
+    "postgresql": _POSTGRES.on_conflict_do_update(
+        index_elements=_KEY,
+        set_={"last_seen_at": _POSTGRES.excluded.last_seen_at, "slots": _POSTGRES.excluded.slots},
+    ),
+}
+
 
 @dataclass(frozen=True, slots=True)
 class SqlRecords:
@@ -39,7 +56,7 @@ class SqlRecords:
 
     def add_event(self, event: Event) -> None:
         self.connection.execute(
-            insert(EVENTS),
+            _INSERT_EVENT,
             {
                 "study_id": event.study_id,
                 "trial_id": event.trial_id,
@@ -153,19 +170,8 @@ class SqlRecords:
         return int(self.connection.execute(delete(REPLIES).where(REPLIES.c.created_at < before)).rowcount)
 
     def saw_worker(self, study_id: StudyId, worker: str, *, slots: int, now: datetime) -> None:
-        dialect = sqlite if self.connection.dialect.name == "sqlite" else postgresql
-        statement = dialect.insert(WORKERS).values(
-            study_id=study_id, worker=worker, slots=slots, last_seen_at=now
-        )
-        self.connection.execute(
-            statement.on_conflict_do_update(
-                index_elements=[WORKERS.c.study_id, WORKERS.c.worker],
-                set_={"last_seen_at": now, "slots": slots},
-            )
-        )
+        values = {"study_id": study_id, "worker": worker, "slots": slots, "last_seen_at": now}
+        self.connection.execute(_SAW[self.connection.dialect.name], values)
 
     def n_workers(self, study_id: StudyId, *, since: datetime) -> int:
-        query = select(func.coalesce(func.sum(WORKERS.c.slots), 0)).where(
-            WORKERS.c.study_id == study_id, WORKERS.c.last_seen_at >= since
-        )
-        return int(self.connection.execute(query).scalar_one())
+        return int(self.connection.execute(_N_SLOTS, {"study": study_id, "since": since}).scalar_one())

@@ -6,18 +6,34 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from bo_service.domain.errors import NameTaken, NotFound
-from bo_service.domain.ids import ProjectId, StudyId
+from bo_service.domain.ids import ProjectId, StudyId, TrialId
 from bo_service.domain.records import Page
 from bo_service.domain.study import Study, StudyState
 from bo_service.storage.cursors import decode_cursor, encode_cursor
 from bo_service.storage.rows import study_from, study_values
-from bo_service.storage.tables import StudyRow, table_of
+from bo_service.storage.tables import StudyRow, TrialRow, table_of
 
 STUDIES = table_of(StudyRow)
+TRIALS = table_of(TrialRow)
+
+# statements of the hot paths are built once: building one costs more than SQLite takes to run it
+_BY_ID = select(STUDIES).where(STUDIES.c.id == bindparam("key"))
+_BY_ID_LOCKED = _BY_ID.with_for_update()
+_FIND_BY_ID = _BY_ID.where(STUDIES.c.project_id == bindparam("project"))
+_FIND_BY_NAME = select(STUDIES).where(
+    STUDIES.c.project_id == bindparam("project"), STUDIES.c.name == bindparam("key")
+)
+_FIND_LOCKED = {True: _FIND_BY_ID.with_for_update(), False: _FIND_BY_NAME.with_for_update()}
+_FIND = {True: _FIND_BY_ID, False: _FIND_BY_NAME}
+_OF_TRIAL = (
+    select(STUDIES).join(TRIALS, TRIALS.c.study_id == STUDIES.c.id).where(TRIALS.c.id == bindparam("trial"))
+)
+_OF_TRIAL_LOCKED = _OF_TRIAL.with_for_update(of=STUDIES)
+_UPDATE = update(STUDIES).where(STUDIES.c.id == bindparam("key"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,29 +64,33 @@ class SqlStudies:
             ) from error
 
     def find(self, project_id: ProjectId, key: str, *, lock: bool = False) -> Study:
-        wanted = STUDIES.c.id == key if _is_uuid(key) else STUDIES.c.name == key
-        query = select(STUDIES).where(STUDIES.c.project_id == project_id, wanted)
-        row = self.connection.execute(query.with_for_update() if lock else query).first()
+        query = (_FIND_LOCKED if lock else _FIND)[_is_uuid(key)]
+        row = self.connection.execute(query, {"project": project_id, "key": key}).first()
         if row is None:
             raise NotFound("study", key)
         return study_from(row)
 
     def get(self, study_id: StudyId, *, lock: bool = False) -> Study:
-        query = select(STUDIES).where(STUDIES.c.id == study_id)
-        row = self.connection.execute(query.with_for_update() if lock else query).first()
+        row = self.connection.execute(_BY_ID_LOCKED if lock else _BY_ID, {"key": study_id}).first()
         if row is None:
             raise NotFound("study", study_id)
         return study_from(row)
 
+    def of_trial(self, trial_id: TrialId, *, lock: bool = False) -> Study:
+        row = self.connection.execute(_OF_TRIAL_LOCKED if lock else _OF_TRIAL, {"trial": trial_id}).first()
+        if row is None:
+            raise NotFound("trial", trial_id)
+        return study_from(row)
+
     def save(self, study: Study) -> None:
-        self.connection.execute(update(STUDIES).where(STUDIES.c.id == study.id).values(study_values(study)))
+        self.connection.execute(_UPDATE, {"key": study.id, **study_values(study)})
 
     def save_spec(self, study: Study) -> None:
         values = study_values(study) | {
             "spec": study.spec.model_dump(mode="json"),
             "spec_version": study.spec_version,
         }
-        self.connection.execute(update(STUDIES).where(STUDIES.c.id == study.id).values(values))
+        self.connection.execute(_UPDATE, {"key": study.id, **values})
 
     def page(
         self,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, func, insert, or_, select, update
+from sqlalchemy import Connection, and_, bindparam, func, insert, or_, select, update
 
 from bo_service.domain.errors import NotFound
 from bo_service.domain.ids import StudyId, SuggestionId
@@ -21,13 +21,32 @@ ENQUEUED = SuggestionSource.ENQUEUED.value
 GENERATED = SuggestionSource.GENERATED.value
 
 
-def _fresh(study: Study) -> ColumnElement[bool]:
-    """Generated and fresh at the study's data version: `Suggestion.is_fresh` in SQL."""
-    oldest = study.data_version - study.staleness
-    return and_(
-        SUGGESTIONS.c.source == GENERATED,
-        or_(SUGGESTIONS.c.is_timeless, SUGGESTIONS.c.data_version >= oldest),
-    )
+_FRESH = and_(
+    SUGGESTIONS.c.source == GENERATED,
+    or_(SUGGESTIONS.c.is_timeless, SUGGESTIONS.c.data_version >= bindparam("oldest")),
+)
+"""Generated and fresh: `Suggestion.is_fresh` in SQL."""
+
+_PREPARED = and_(
+    SUGGESTIONS.c.study_id == bindparam("study"),
+    SUGGESTIONS.c.state == PREPARED,
+    SUGGESTIONS.c.fixed_key == bindparam("fixed"),
+)
+_TAKE = (
+    select(SUGGESTIONS)
+    .where(_PREPARED, or_(SUGGESTIONS.c.source == ENQUEUED, _FRESH))
+    # 'enqueued' sorts before 'generated'; ids sort by creation
+    .order_by(SUGGESTIONS.c.source, SUGGESTIONS.c.id)
+    .limit(bindparam("at_most"))
+    .with_for_update(skip_locked=True)
+)
+_N_FRESH = select(func.count()).where(_PREPARED, _FRESH)
+_INSERT = insert(SUGGESTIONS)
+_UPDATE = update(SUGGESTIONS).where(SUGGESTIONS.c.id == bindparam("key"))
+
+
+def _wanted(study: Study, fixed_key: str) -> dict[str, Any]:
+    return {"study": study.id, "fixed": fixed_key, "oldest": study.data_version - study.staleness}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +57,7 @@ class SqlSuggestions:
 
     def add(self, suggestions: Sequence[Suggestion]) -> None:
         if suggestions:
-            self.connection.execute(insert(SUGGESTIONS), [suggestion_values(s) for s in suggestions])
+            self.connection.execute(_INSERT, [suggestion_values(s) for s in suggestions])
 
     def get(self, suggestion_id: SuggestionId) -> Suggestion:
         row = self.connection.execute(select(SUGGESTIONS).where(SUGGESTIONS.c.id == suggestion_id)).first()
@@ -49,35 +68,19 @@ class SqlSuggestions:
     def save(self, suggestions: Sequence[Suggestion]) -> None:
         for suggestion in suggestions:
             self.connection.execute(
-                update(SUGGESTIONS)
-                .where(SUGGESTIONS.c.id == suggestion.id)
-                .values(state=suggestion.state.value, trial_id=suggestion.trial_id)
+                _UPDATE,
+                {"key": suggestion.id, "state": suggestion.state.value, "trial_id": suggestion.trial_id},
             )
 
-    def _prepared(self, study_id: StudyId, fixed_key: str) -> ColumnElement[bool]:
-        return and_(
-            SUGGESTIONS.c.study_id == study_id,
-            SUGGESTIONS.c.state == PREPARED,
-            SUGGESTIONS.c.fixed_key == fixed_key,
-        )
-
     def take(self, study: Study, *, fixed_key: str, limit: int) -> Sequence[Suggestion]:
-        query = (
-            select(SUGGESTIONS)
-            .where(self._prepared(study.id, fixed_key), or_(SUGGESTIONS.c.source == ENQUEUED, _fresh(study)))
-            # 'enqueued' sorts before 'generated'; ids sort by creation
-            .order_by(SUGGESTIONS.c.source, SUGGESTIONS.c.id)
-            .limit(limit)
-            .with_for_update(skip_locked=True)
-        )
-        return self._all(query)
+        rows = self.connection.execute(_TAKE, {**_wanted(study, fixed_key), "at_most": limit})
+        return [suggestion_from(row) for row in rows]
 
     def _all(self, query: Any) -> list[Suggestion]:
         return [suggestion_from(row) for row in self.connection.execute(query)]
 
     def n_fresh(self, study: Study, *, fixed_key: str = "") -> int:
-        query = select(func.count()).where(self._prepared(study.id, fixed_key), _fresh(study))
-        return self.connection.execute(query).scalar_one()
+        return int(self.connection.execute(_N_FRESH, _wanted(study, fixed_key)).scalar_one())
 
     def prepared(self, study_id: StudyId) -> Sequence[Suggestion]:
         return self._all(
@@ -90,7 +93,9 @@ class SqlSuggestions:
         result = self.connection.execute(
             update(SUGGESTIONS)
             .where(
-                self._prepared(study_id, fixed_key),
+                SUGGESTIONS.c.study_id == study_id,
+                SUGGESTIONS.c.state == PREPARED,
+                SUGGESTIONS.c.fixed_key == fixed_key,
                 SUGGESTIONS.c.source == GENERATED,
                 SUGGESTIONS.c.is_timeless.is_(False),
                 SUGGESTIONS.c.data_version < before_version,

@@ -30,6 +30,28 @@ OPEN: Final = tuple(state.value for state in TrialState if state.is_open)
 
 _INSERT_TRIAL: Final = insert(TRIALS)
 _GET_TRIAL: Final = select(TRIALS).where(TRIALS.c.id == bindparam("wanted"))
+_UPDATE_TRIAL: Final = update(TRIALS).where(TRIALS.c.id == bindparam("wanted"))
+_RUNNING_OF: Final = (
+    select(TRIALS)
+    .where(
+        TRIALS.c.study_id == bindparam("study"),
+        TRIALS.c.state == "RUNNING",
+        TRIALS.c.worker == bindparam("name"),
+    )
+    .order_by(TRIALS.c.number)
+)
+_FRONT: Final = (
+    select(TRIALS).where(TRIALS.c.study_id == bindparam("study"), TRIALS.c.on_front).order_by(TRIALS.c.number)
+)
+_INSERT_ATTEMPT: Final = insert(ATTEMPTS)
+_LATEST_ATTEMPT: Final = update(ATTEMPTS).where(
+    ATTEMPTS.c.trial_id == bindparam("trial"), ATTEMPTS.c.number == bindparam("latest")
+)
+_END_ATTEMPT: Final = _LATEST_ATTEMPT.where(ATTEMPTS.c.ended_at.is_(None))
+_OBSERVED: Final = select(OBSERVATIONS.c.metric, OBSERVATIONS.c.value).where(
+    OBSERVATIONS.c.trial_id == bindparam("trial"), OBSERVATIONS.c.step == bindparam("at_step")
+)
+_INSERT_OBSERVATIONS: Final = insert(OBSERVATIONS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +73,13 @@ class SqlTrials:
         return trial_from(row)
 
     def save(self, trial: Trial) -> None:
-        self.connection.execute(update(TRIALS).where(TRIALS.c.id == trial.id).values(trial_values(trial)))
+        self.connection.execute(_UPDATE_TRIAL, {"wanted": trial.id, **trial_values(trial)})
 
-    def _all(self, query: Select[Any]) -> list[Trial]:
-        return [trial_from(row) for row in self.connection.execute(query)]
+    def _all(self, query: Select[Any], **parameters: Any) -> list[Trial]:
+        return [trial_from(row) for row in self.connection.execute(query, parameters)]
 
     def running_of(self, study_id: StudyId, worker: str) -> Sequence[Trial]:
-        return self._all(
-            select(TRIALS)
-            .where(TRIALS.c.study_id == study_id, TRIALS.c.state == "RUNNING", TRIALS.c.worker == worker)
-            .order_by(TRIALS.c.number)
-        )
+        return self._all(_RUNNING_OF, study=study_id, name=worker)
 
     def queued(self, study_id: StudyId, *, limit: int) -> Sequence[Trial]:
         return self._all(
@@ -80,9 +98,7 @@ class SqlTrials:
         )
 
     def front(self, study_id: StudyId) -> Sequence[Trial]:
-        return self._all(
-            select(TRIALS).where(TRIALS.c.study_id == study_id, TRIALS.c.on_front).order_by(TRIALS.c.number)
-        )
+        return self._all(_FRONT, study=study_id)
 
     def page(
         self,
@@ -139,7 +155,7 @@ class SqlTrials:
 
     def add_attempt(self, attempt: Attempt) -> None:
         self.connection.execute(
-            insert(ATTEMPTS),
+            _INSERT_ATTEMPT,
             {
                 "trial_id": attempt.trial_id,
                 "number": attempt.number,
@@ -155,21 +171,19 @@ class SqlTrials:
 
     def renew_attempt(self, trial: Trial, *, now: datetime) -> None:
         self.connection.execute(
-            update(ATTEMPTS)
-            .where(ATTEMPTS.c.trial_id == trial.id, ATTEMPTS.c.number == trial.attempt)
-            .values(last_heartbeat_at=now, lease_expires_at=trial.lease_expires_at, lease=trial.lease)
+            _LATEST_ATTEMPT,
+            {
+                "trial": trial.id,
+                "latest": trial.attempt,
+                "last_heartbeat_at": now,
+                "lease_expires_at": trial.lease_expires_at,
+                "lease": trial.lease,
+            },
         )
 
     def end_attempt(self, trial: Trial, how: AttemptExit, *, now: datetime) -> None:
-        self.connection.execute(
-            update(ATTEMPTS)
-            .where(
-                ATTEMPTS.c.trial_id == trial.id,
-                ATTEMPTS.c.number == trial.attempt,
-                ATTEMPTS.c.ended_at.is_(None),
-            )
-            .values(ended_at=now, exit=how.value)
-        )
+        values = {"trial": trial.id, "latest": trial.attempt, "ended_at": now, "exit": how.value}
+        self.connection.execute(_END_ATTEMPT, values)
 
     def attempts(self, trial_id: TrialId) -> Sequence[Attempt]:
         query = select(ATTEMPTS).where(ATTEMPTS.c.trial_id == trial_id).order_by(ATTEMPTS.c.number)
@@ -179,10 +193,8 @@ class SqlTrials:
         self, trial_id: TrialId, step: int | None, values: Mapping[str, Measurement], at: datetime
     ) -> None:
         stored_step = FINAL_STEP if step is None else step
-        query = select(OBSERVATIONS.c.metric, OBSERVATIONS.c.value).where(
-            OBSERVATIONS.c.trial_id == trial_id, OBSERVATIONS.c.step == stored_step
-        )
-        known = {row.metric: row.value for row in self.connection.execute(query)}
+        found = self.connection.execute(_OBSERVED, {"trial": trial_id, "at_step": stored_step})
+        known = {row.metric: row.value for row in found}
         for name, measurement in values.items():
             if name in known and known[name] != measurement.value:
                 raise Conflict(
@@ -196,7 +208,7 @@ class SqlTrials:
             if name not in known
         ]
         if new:
-            self.connection.execute(insert(OBSERVATIONS), new)
+            self.connection.execute(_INSERT_OBSERVATIONS, new)
 
     def observe_final(self, trials: Sequence[Trial], at: datetime) -> None:
         rows = [
@@ -205,7 +217,7 @@ class SqlTrials:
             for name, measurement in trial.measurements.items()
         ]
         for start in range(0, len(rows), CHUNK):
-            self.connection.execute(insert(OBSERVATIONS), rows[start : start + CHUNK])
+            self.connection.execute(_INSERT_OBSERVATIONS, rows[start : start + CHUNK])
 
     def observations(self, trial_id: TrialId) -> Sequence[Observation]:
         query = (

@@ -18,8 +18,10 @@ COMMAND: Final = (sys.executable, "-m", "workers.embedded")
 
 WAKE: Final = b"wake\n"
 CHANGED: Final = "changed "
-RESTART_SECONDS: Final = (0.2, 1.0, 5.0, 15.0)
-STABLE_SECONDS: Final = 60.0
+RESTART_SECONDS: Final = (0.1, 0.5, 1.0, 2.0, 5.0)
+"""Pauses before a start, longer while the child keeps dying young."""
+
+STABLE_SECONDS: Final = 10.0
 STOP_SECONDS: Final = 5.0
 
 logger = logging.getLogger(__name__)

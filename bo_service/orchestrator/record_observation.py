@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from bo_service.domain.errors import Invalid, LeaseLost, TrialClosed
 from bo_service.domain.ids import LeaseToken, ProjectId, TrialId
@@ -19,6 +19,9 @@ from bo_service.orchestrator.find_trial import find_trial
 from bo_service.orchestrator.ports import Store, UnitOfWork
 from bo_service.orchestrator.record_progress import check_metric_names, sem_problems
 from surrogates.errors import Problem
+
+WITH_RESULT: Final = (AttemptExit.COMPLETED, AttemptExit.STOPPED, AttemptExit.NON_FINITE)
+"""How an attempt ends that reports values."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +108,7 @@ def _is_repeat(trial: Trial, outcome: Outcome, lease: LeaseToken, *, store: Stor
     if trial.state.is_open or dict(trial.measurements) != finite(outcome.measurements):
         return False
     attempts = store.trials.attempts(trial.id)
-    return bool(attempts) and attempts[-1].lease == lease
+    return bool(attempts) and attempts[-1].lease == lease and attempts[-1].exit in WITH_RESULT
 
 
 def _keep_as_note(

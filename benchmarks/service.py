@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,34 +18,30 @@ from bo_service.client import Client, Unreachable
 def running_service() -> Iterator[tuple[Client, int]]:
     """A client of a fresh service on SQLite, and the process id of its HTTP process."""
     with tempfile.TemporaryDirectory() as folder:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
         os.environ["BO_HOME"] = folder
-        command = [sys.executable, "-m", "bo_service", "up", "--port", str(port)]
+        command = [sys.executable, "-m", "bo_service", "up", "--port", "0"]
         with (Path(folder) / "log").open("wb") as log:
             process = subprocess.Popen(command, stdout=log, stderr=log)
         try:
-            url = f"http://127.0.0.1:{port}"
-            wait_for(url)
-            key = json.loads((Path(folder) / "credentials.json").read_text())["key"]
-            with Client(url, key) as client:
+            wait_for(Path(folder) / "credentials.json")
+            with Client() as client:
                 yield client, process.pid
         finally:
             process.terminate()
             process.wait(20)
 
 
-def wait_for(url: str) -> None:
+def wait_for(credentials: Path) -> None:
     """Return when the service answers."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         try:
-            with Client(url, patience_seconds=0.5) as client:
-                if client.readiness()["status"] == "ok":
+            with Client(patience_seconds=0.5) as client:
+                if credentials.exists() and client.readiness()["status"] == "ok":
                     return
         except Unreachable:
-            time.sleep(0.05)
+            pass
+        time.sleep(0.05)
     raise SystemExit("the service did not start")
 
 

@@ -42,7 +42,7 @@ def main_options(
 @app.command()
 def up(
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="port to listen on")] = 8000,
+    port: Annotated[int, typer.Option(help="port to listen on; 0 takes a free one")] = 8000,
 ) -> None:
     """Start the service with an embedded compute process; migrates its database and makes a local key."""
     from bo_service.main import serve  # noqa: PLC0415  the other commands start faster without it

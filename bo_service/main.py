@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -62,8 +63,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 
 def serve(host: str, port: int, settings: Settings | None = None) -> None:
-    """Migrate, make the local user's key, and serve until interrupted."""
+    """Migrate, make the local user's key, and serve until interrupted; port 0 takes a free one.
+
+    Raises: SystemExit where the port is taken.
+    """
     settings = settings or Settings()
+    listening = _listen(host, port)
     logging.basicConfig(
         level=settings.log_level.upper(),
         stream=sys.stderr,
@@ -71,7 +76,7 @@ def serve(host: str, port: int, settings: Settings | None = None) -> None:
     )
     upgrade_database(settings)
     services = build_services(settings)
-    url = f"http://{host}:{port}"
+    url = f"http://{host}:{listening.getsockname()[1]}"
     key = local_key(settings, url, uow=services.uow)
     services.transactions.engine.dispose()
     sys.stdout.write(
@@ -81,4 +86,19 @@ def serve(host: str, port: int, settings: Settings | None = None) -> None:
         f"     kept in {settings.credentials_path}: `bo` and the Python client on this machine find it there\n"
     )
     sys.stdout.flush()
-    uvicorn.run(create_app(settings), host=host, port=port, log_level=settings.log_level, access_log=False)
+    config = uvicorn.Config(create_app(settings), log_level=settings.log_level, access_log=False)
+    uvicorn.Server(config).run(sockets=[listening])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A bound socket, so that a taken port is told before anything else happens; port 0 takes a free one."""
+    listening = socket.socket()
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+    except OSError as error:
+        listening.close()
+        raise SystemExit(
+            f"cannot listen on {host}:{port}: {error.strerror}; choose another --port"
+        ) from error
+    return listening

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -19,39 +18,33 @@ import tune_digits
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from bo_service.client import Client, Study, Unreachable
+from bo_service.client import BoServiceError, Client, Study
 
 FOLDER = Path(__file__).resolve().parent
 START_SECONDS = 60
 console = Console()
 
 
-def free_port() -> int:
-    """A port nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def start_service(home: Path, port: int) -> subprocess.Popen[bytes]:
-    """`bo up` with its data in `home`; returns when it answers."""
+def start_service(home: Path) -> subprocess.Popen[bytes]:
+    """`bo up` on a free port with its data in `home`; returns when it answers."""
     home.mkdir(parents=True, exist_ok=True)
     os.environ["BO_HOME"] = str(home)
     with (home / "service.log").open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "bo_service", "up", "--port", str(port)], stdout=log, stderr=log
+            [sys.executable, "-m", "bo_service", "up", "--port", "0"], stdout=log, stderr=log
         )
     deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            break
-        try:
-            with Client(f"http://127.0.0.1:{port}", patience_seconds=0.2) as client:
-                client.info()
-        except Unreachable:
-            time.sleep(0.1)
-        else:
-            return process
+    while time.monotonic() < deadline and process.poll() is None:
+        # the service writes its address and key there, where every client on this machine finds them
+        if (home / "credentials.json").exists():
+            try:
+                with Client(patience_seconds=0.2) as client:
+                    client.info()
+            except BoServiceError:
+                time.sleep(0.1)
+            else:
+                return process
+        time.sleep(0.1)
     raise SystemExit(f"the service did not start; see {home / 'service.log'}")
 
 
@@ -98,10 +91,9 @@ def main() -> None:
     options = parser.parse_args()
     home = (options.data_dir / time.strftime("%Y%m%d-%H%M%S")).resolve()
     console.print("starting the service on SQLite ...")
-    port = free_port()
-    service = start_service(home, port)
+    service = start_service(home)
     try:
-        with Client(f"http://127.0.0.1:{port}") as client:
+        with Client() as client:
             console.print(
                 f"running at {client.url}; tuning a neural network on scikit-learn's digits, 6 parameters"
             )

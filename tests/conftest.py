@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -20,13 +20,6 @@ from bo_service.domain.ids import ProjectId
 from bo_service.settings import Settings
 
 START_SECONDS = 60
-
-
-def free_port() -> int:
-    """A TCP port nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass
@@ -61,6 +54,18 @@ def start_process(port: int, environment: dict[str, str]) -> subprocess.Popen[by
         return subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=log, stderr=log)
 
 
+def wait_for_credentials(path: Path, process: subprocess.Popen[bytes]) -> dict[str, str]:
+    """URL and key, once the service has written them."""
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        assert process.poll() is None, "the service ended at start"
+        try:
+            return json.loads(path.read_text())
+        except (OSError, ValueError):
+            time.sleep(0.05)
+    raise TimeoutError("the service did not start")
+
+
 def wait_until_ready(url: str, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
@@ -80,15 +85,12 @@ def start_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable
 
     def start(**settings: str) -> Service:
         home = tmp_path_factory.mktemp("home")
-        port = free_port()
         environment = os.environ | {"BO_HOME": str(home), "OMP_NUM_THREADS": "1"} | settings
-        process = start_process(port, environment)
-        url = f"http://127.0.0.1:{port}"
-        wait_until_ready(url, process)
-        import json
-
-        key = json.loads((home / "credentials.json").read_text())["key"]
-        service = Service(url, key, home, process, port, environment)
+        process = start_process(0, environment)
+        found = wait_for_credentials(home / "credentials.json", process)
+        wait_until_ready(found["url"], process)
+        port = int(found["url"].rsplit(":", 1)[1])
+        service = Service(found["url"], found["key"], home, process, port, environment)
         started.append(service)
         return service
 

@@ -45,6 +45,7 @@ def _sqlite_engine(url: URL, pool_size: int) -> Engine:
             "journal_mode=WAL",
             "synchronous=NORMAL",  # a commit survives the death of any process; see docs/adr/0003
             "foreign_keys=ON",
+            "wal_autocheckpoint=8000",  # a checkpoint waits for the disk, and 32 MB between two is little
             "temp_store=MEMORY",
             "cache_size=-16000",
         ):

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -27,6 +28,7 @@ from bo_service.orchestrator.create_study import create_study
 from bo_service.orchestrator.reap import claim_job, crash_job, fail_job, requeue_orphans
 from bo_service.orchestrator.record_observation import Outcome, record_observation
 from bo_service.orchestrator.renew_lease import renew_lease
+from bo_service.orchestrator.rescue_claims import rescue_claims
 from bo_service.orchestrator.study_view import KnownTrials
 from surrogates.sampling import space_filling
 
@@ -299,3 +301,41 @@ def test_the_hot_paths_take_a_fixed_number_of_statements(services, project, make
     assert few["complete"] <= 11 + allowance
     assert few["best"] <= 2 + allowance
     assert few["page"] <= 2 + allowance
+
+
+def test_behind_an_overdue_fit_waiting_workers_get_labelled_points(services, project, make_spec) -> None:
+    study = new_study(services, project, make_spec, surrogate={"name": "gp"}, initial={"size": 2})
+    run_jobs(services)
+    for trial in claim(services, study, count=2):
+        complete(services, trial, project, 1.0)
+    job = claim_job(LeaseToken("slow"), lease_seconds=60, uow=services.uow)
+    assert job is not None
+    assert claim(services, study) == ()
+    assert rescue_claims(job, uow=services.uow, generate=draw) == 1
+    (trial,) = claim(services, study)
+    assert "fit_deadline" in (trial.provenance.fallback_reason or "")
+    assert rescue_claims(job, uow=services.uow, generate=draw) == 0
+
+
+def test_a_rested_breaker_lets_one_job_try_and_closes_when_it_succeeds(services, project, make_spec) -> None:
+    study = new_study(services, project, make_spec, surrogate={"name": "gp"}, initial={"size": 1})
+    run_jobs(services)
+    (trial,) = claim(services, study)
+    complete(services, trial, project, 1.0)
+    with services.uow() as store:
+        found = store.studies.get(study.id, lock=True)
+        long_ago = found.created_at - timedelta(hours=1)
+        store.studies.save(replace(found, breaker_reason="breaker: test", breaker_opened_at=long_ago))
+        store.commit()
+    seen: list[str | None] = []
+
+    def generate(view: StudyView, request: ProposalRequest, warm_state: bytes | None) -> Proposal:
+        seen.append(request.fallback_reason)
+        return draw(view, request, warm_state)
+
+    job = claim_job(LeaseToken("try"), lease_seconds=60, uow=services.uow)
+    assert job is not None
+    advance_study(job, uow=services.uow, generate=generate, known=KnownTrials())
+    assert seen == [None]
+    with services.uow(read_only=True) as store:
+        assert store.studies.get(study.id).breaker_reason is None

@@ -116,6 +116,14 @@ def test_a_slot_that_is_killed_is_restarted_and_its_trial_tried_again(
     assert [a["exit"] for a in client.trial(trial.id).raw["attempts_log"]] == ["error", "completed"]
 
 
+def test_heartbeats_keep_a_trial_that_takes_longer_than_its_lease(service, client: Client, make_spec) -> None:
+    study = client.create_study(make_spec(stopping={"max_trials": 1}, retry={"lease_seconds": 1.5})).id
+    process = worker(service, study, "--objective", "worker_objectives:takes_longer_than_its_lease")
+    assert finish(process)[0] == 0
+    (trial,) = client.trials(study)
+    assert (trial.state, trial.raw["attempts"]) == ("COMPLETED", 1)
+
+
 def test_a_cancelled_trial_ends_early_with_what_it_has(service, client: Client, make_spec) -> None:
     study = client.create_study(make_spec(retry={"lease_seconds": 1.5})).id
     process = worker(

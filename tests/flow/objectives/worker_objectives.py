@@ -30,6 +30,11 @@ def hangs(trial: TrialHandle) -> float:
         time.sleep(0.1)
 
 
+def takes_longer_than_its_lease(trial: TrialHandle) -> float:
+    time.sleep(4.0)
+    return 0.5
+
+
 def waits_until_stopped(trial: TrialHandle) -> dict[str, Any]:
     while not trial.should_stop():
         time.sleep(0.05)

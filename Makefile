@@ -41,7 +41,9 @@ up: $(VENV)/.ready
 
 bench: $(VENV)/.ready
 	$(BIN)/python benchmarks/throughput.py
+	$(BIN)/python benchmarks/asking.py
 	$(BIN)/python benchmarks/latency.py
+	$(BIN)/python benchmarks/scale.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

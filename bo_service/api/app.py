@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any, Final
 
 import anyio.to_thread
@@ -19,6 +19,10 @@ N_THREADS: Final = 64
 """Requests handled at the same time; waiting claims and event streams hold none."""
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+
+
+class _BodyTooLarge(Exception):
+    """More bytes came than are accepted."""
 
 
 class BodyLimit:
@@ -38,17 +42,27 @@ class BodyLimit:
             await self._refuse(scope, receive, send)
             return
         seen = 0
+        has_answered = False
 
         async def counted() -> Message:
             nonlocal seen
             message = await receive()
             seen += len(message.get("body", b""))
             if seen > self._max_bytes:
-                # the handler sees a broken connection; nothing it would do is wanted any more
-                return {"type": "http.disconnect"}
+                raise _BodyTooLarge
             return message
 
-        await self._app(scope, counted, send)
+        async def watched(message: Message) -> None:
+            nonlocal has_answered
+            # what the application makes of the broken body is not the answer
+            if seen <= self._max_bytes:
+                has_answered = True
+                await send(message)
+
+        with suppress(_BodyTooLarge):
+            await self._app(scope, counted, watched)
+        if seen > self._max_bytes and not has_answered:
+            await self._refuse(scope, receive, send)
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
         response = problem_response(

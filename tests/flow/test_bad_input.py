@@ -256,6 +256,9 @@ def test_a_body_that_is_too_large_is_refused(start_service) -> None:
     with start_service(BO_MAX_BODY_MEGABYTES="0.01").http() as http:
         answer = http.post("/v1/studies", json={"name": "x" * 20_000})
         refused(answer, 413, "payload_too_large", "BO_MAX_BODY_MEGABYTES")
+        # without a declared length the body is counted as it comes
+        answer = http.post("/v1/studies", content=(b"x" * 1000 for _ in range(30)))
+        refused(answer, 413, "payload_too_large", "BO_MAX_BODY_MEGABYTES")
 
 
 def test_keys_are_needed_known_and_wide_enough(service, http: httpx2.Client, study: str) -> None:

@@ -45,6 +45,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         hash_key=hash_key,
         create_key=create_key,
         anonymous=anonymous,
+        is_writer_idle=services.transactions.is_idle,
         compute=child,
         max_wait_seconds=settings.max_wait_seconds,
         max_body_bytes=int(settings.max_body_megabytes * 1e6),

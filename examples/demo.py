@@ -45,6 +45,7 @@ def start_service(home: Path) -> subprocess.Popen[bytes]:
             else:
                 return process
         time.sleep(0.1)
+    process.terminate()
     raise SystemExit(f"the service did not start; see {home / 'service.log'}")
 
 

@@ -8,7 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Final, Protocol
+from typing import Annotated, Any, Final, Protocol, TypeVar
 
 from fastapi import Depends, Request
 from fastapi.concurrency import run_in_threadpool
@@ -17,6 +17,8 @@ from bo_service.domain.errors import Forbidden, Unauthorized
 from bo_service.domain.ids import ProjectId, StudyId
 from bo_service.domain.records import ApiKey, Scope
 from bo_service.orchestrator.ports import UnitOfWork
+
+T = TypeVar("T")
 
 KEY_MEMORY_SECONDS: Final = 5.0
 """A revoked key may work this much longer in other processes."""
@@ -105,6 +107,8 @@ class ApiContext:
     create_key: Callable[..., tuple[ApiKey, str]]
     anonymous: Caller | None
     """Who a request without a key is, where keys are off."""
+    is_writer_idle: Callable[[], bool]
+    """Whether a short transaction would run at once, so that it need not be sent to a thread."""
     compute: ComputeStatus | None
     max_wait_seconds: float
     max_body_bytes: int
@@ -120,6 +124,15 @@ def context_of(request: Request) -> ApiContext:
 async def _context(request: Request) -> ApiContext:
     # a coroutine, because FastAPI would send a plain function through the thread pool
     return context_of(request)
+
+
+async def promptly(act: Callable[[], T], *, context: ApiContext) -> T:
+    """Do something short: at once where nothing else writes, else in the thread pool.
+
+    On SQLite a transaction takes about a millisecond; sending it to a thread costs as much again, and threads
+    that hand the interpreter to and fro at every statement cost more (docs/adr/0002).
+    """
+    return act() if context.is_writer_idle() else await run_in_threadpool(act)
 
 
 async def identify(request: Request) -> Caller:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -26,7 +25,7 @@ def metrics_view(measurements: Mapping[str, Measurement]) -> dict[str, Any]:
 
 
 def provenance_view(provenance: Provenance) -> dict[str, Any]:
-    return asdict(provenance) | {
+    return provenance.as_json() | {
         "predictions": {name: {"mean": mean, "sd": sd} for name, (mean, sd) in provenance.predictions.items()}
     }
 

@@ -68,6 +68,10 @@ class Provenance:
     fallback_reason: str | None = None
     predictions: Mapping[str, Any] = field(default_factory=dict)
 
+    def as_json(self) -> dict[str, Any]:
+        """Its fields; `dataclasses.asdict` would copy them all deeply, on every claim."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:

@@ -71,6 +71,10 @@ class Transactions:
         self.is_sqlite = engine.dialect.name == "sqlite"
         self._writer = threading.Lock()
 
+    def is_idle(self) -> bool:
+        """Whether a writer of this process would have its turn at once; never promised for PostgreSQL."""
+        return self.is_sqlite and not self._writer.locked()
+
     @contextmanager
     def __call__(self, *, read_only: bool) -> Iterator[tuple[Connection, Callable[[], None]]]:
         """A connection inside a transaction, and the function that commits it."""

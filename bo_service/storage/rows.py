@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 from bo_service.domain.ids import FitId, JobId, LeaseToken, ProjectId, StudyId, SuggestionId, TrialId
@@ -116,7 +115,7 @@ def new_trial_values(trial: Trial) -> dict[str, Any]:
         "number": trial.number,
         "parameters": dict(trial.parameters),
         "source": trial.source.value,
-        "provenance": asdict(trial.provenance),
+        "provenance": trial.provenance.as_json(),
         "suggestion_id": trial.suggestion_id,
         "created_at": trial.created_at,
     }
@@ -173,7 +172,7 @@ def suggestion_values(suggestion: Suggestion) -> dict[str, Any]:
         "state": suggestion.state.value,
         "source": suggestion.source.value,
         "parameters": dict(suggestion.parameters),
-        "provenance": asdict(suggestion.provenance),
+        "provenance": suggestion.provenance.as_json(),
         "data_version": suggestion.data_version,
         "is_timeless": suggestion.is_timeless,
         "fixed_key": suggestion.fixed_key,

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response
 
-from bo_service.api.context import ApiContext, Caller, Context, Editor, Viewer, Worker
+from bo_service.api.context import ApiContext, Caller, Context, Editor, Viewer, Worker, promptly
 from bo_service.api.idempotency import once
 from bo_service.api.schemas import (
     AttachIn,
@@ -84,7 +84,9 @@ async def claim(study: str, body: ClaimIn, request: Request, caller: Worker, con
         return _claim_view(latest)
 
     while True:
-        answer = await run_in_threadpool(once, request, body, act, caller=caller, context=context)
+        answer = await promptly(
+            lambda: once(request, body, act, caller=caller, context=context), context=context
+        )
         left = deadline - time.monotonic()
         if answer.status_code != 202:
             return answer
@@ -235,14 +237,17 @@ def _heartbeat_view(reply: HeartbeatReply) -> dict[str, Any]:
 
 
 @router.put("/trials/{trial}/heartbeat")
-def heartbeat(trial: TrialId, body: LeaseIn, caller: Worker, context: Context) -> JSONResponse:
+async def heartbeat(trial: TrialId, body: LeaseIn, caller: Worker, context: Context) -> JSONResponse:
     """Keep the lease, and learn whether to go on."""
-    reply = renew_lease(trial, LeaseToken(body.lease), project_id=caller.project_id, uow=context.uow)
+    reply = await promptly(
+        lambda: renew_lease(trial, LeaseToken(body.lease), project_id=caller.project_id, uow=context.uow),
+        context=context,
+    )
     return JSONResponse(_heartbeat_view(reply))
 
 
 @router.post("/trials/{trial}/observations")
-def progress(
+async def progress(
     trial: TrialId, body: ProgressIn, request: Request, caller: Worker, context: Context
 ) -> Response:
     """Intermediate values; also keeps the lease."""
@@ -254,18 +259,21 @@ def progress(
         )
         return 200, _heartbeat_view(reply)
 
-    return once(request, body, act, caller=caller, context=context)
+    return await promptly(lambda: once(request, body, act, caller=caller, context=context), context=context)
 
 
-def _close(
+async def _close(
     request: Request, body: Any, act: Callable[[UnitOfWork], Trial], *, caller: Caller, context: ApiContext
 ) -> Response:
     """Answer with the trial as the step left it."""
-    return once(request, body, lambda uow: (200, trial_view(act(uow))), caller=caller, context=context)
+    return await promptly(
+        lambda: once(request, body, lambda uow: (200, trial_view(act(uow))), caller=caller, context=context),
+        context=context,
+    )
 
 
 @router.post("/trials/{trial}/complete")
-def complete(
+async def complete(
     trial: TrialId, body: CompleteIn, request: Request, caller: Worker, context: Context
 ) -> Response:
     """Close with a result; the next fit is queued in the same transaction."""
@@ -276,7 +284,7 @@ def complete(
         is_stopped_early=body.stopped_early,
     )
     lease = LeaseToken(body.lease)
-    return _close(
+    return await _close(
         request,
         body,
         lambda uow: record_observation(trial, outcome, lease=lease, project_id=caller.project_id, uow=uow),
@@ -286,12 +294,12 @@ def complete(
 
 
 @router.post("/trials/{trial}/fail")
-def fail(trial: TrialId, body: FailIn, request: Request, caller: Worker, context: Context) -> Response:
+async def fail(trial: TrialId, body: FailIn, request: Request, caller: Worker, context: Context) -> Response:
     """End the attempt without a result: tried again where the policy says so, else FAILED."""
     how: Literal[AttemptExit.ERROR, AttemptExit.TIMEOUT] = (
         AttemptExit.TIMEOUT if body.exit == "timeout" else AttemptExit.ERROR
     )
-    return _close(
+    return await _close(
         request,
         body,
         lambda uow: fail_trial(
@@ -309,12 +317,12 @@ def fail(trial: TrialId, body: FailIn, request: Request, caller: Worker, context
 
 
 @router.post("/trials/{trial}/infeasible")
-def infeasible(
+async def infeasible(
     trial: TrialId, body: InfeasibleIn, request: Request, caller: Worker, context: Context
 ) -> Response:
     """Close as INFEASIBLE: this configuration cannot be evaluated."""
     lease = LeaseToken(body.lease)
-    return _close(
+    return await _close(
         request,
         body,
         lambda uow: mark_infeasible(trial, body.reason, lease=lease, project_id=caller.project_id, uow=uow),
@@ -324,10 +332,12 @@ def infeasible(
 
 
 @router.post("/trials/{trial}/release")
-def release(trial: TrialId, body: LeaseIn, request: Request, caller: Worker, context: Context) -> Response:
+async def release(
+    trial: TrialId, body: LeaseIn, request: Request, caller: Worker, context: Context
+) -> Response:
     """Give the trial back unevaluated; the attempt does not count."""
     lease = LeaseToken(body.lease)
-    return _close(
+    return await _close(
         request,
         body,
         lambda uow: release_trial(trial, lease=lease, project_id=caller.project_id, uow=uow),
@@ -337,12 +347,12 @@ def release(trial: TrialId, body: LeaseIn, request: Request, caller: Worker, con
 
 
 @router.post("/trials/{trial}/abandon")
-def abandon(
+async def abandon(
     trial: TrialId, request: Request, caller: Editor, context: Context, body: ReasonIn | None = None
 ) -> Response:
     """Close for good, whoever holds it."""
     given = body or ReasonIn()
-    return _close(
+    return await _close(
         request,
         given,
         lambda uow: abandon_trial(trial, given.reason, project_id=caller.project_id, uow=uow),
@@ -352,12 +362,12 @@ def abandon(
 
 
 @router.post("/trials/{trial}/cancel")
-def cancel(
+async def cancel(
     trial: TrialId, request: Request, caller: Editor, context: Context, body: ReasonIn | None = None
 ) -> Response:
     """Ask a running trial to stop; close a waiting one."""
     given = body or ReasonIn()
-    return _close(
+    return await _close(
         request,
         given,
         lambda uow: cancel_trial(trial, given.reason, project_id=caller.project_id, uow=uow),

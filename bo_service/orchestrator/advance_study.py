@@ -15,17 +15,18 @@ from bo_service.domain.stopping import n_startable, reason_to_stop
 from bo_service.domain.study import Study, StudyState
 from bo_service.domain.suggestion import Suggestion
 from bo_service.domain.trial import Provenance
-from bo_service.orchestrator.bookkeeping import WORKER_MEMORY, n_to_prepare
+from bo_service.orchestrator.bookkeeping import (
+    WORKER_MEMORY,
+    looks_at_data,
+    n_timeless_to_prepare,
+    n_to_prepare,
+)
 from bo_service.orchestrator.claim_trials import MAX_SUGGESTIONS_A_JOB, fixed_key
 from bo_service.orchestrator.ports import Store, UnitOfWork
 from bo_service.orchestrator.study_view import KnownTrials, lasting, load_view
-from surrogates.registry import plugin
 
 Generate = Callable[[StudyView, ProposalRequest, bytes | None], Proposal]
 """generation.strategy.propose: (view, request, warm state) -> proposal."""
-
-TIMELESS_BUFFER: Final = 16
-"""Model-free suggestions kept ready for each slot, so that asking never waits for compute."""
 
 BREAKER_REST: Final = timedelta(minutes=10)
 """An open breaker lets one job try the model again after this long."""
@@ -124,9 +125,8 @@ def _how_many(
         return int(job.payload["count"]) - n_ready, False
     n_slots = store.records.n_workers(study.id, since=now - WORKER_MEMORY)
     left = min(n_startable(study)[0], MAX_SUGGESTIONS_A_JOB)
-    if not plugin(study.spec.surrogate.name).abilities.needs_model:
-        budget = min(max(n_slots, 1) * TIMELESS_BUFFER, 8 * MAX_SUGGESTIONS_A_JOB)
-        return min(budget, n_startable(study)[0]) - n_ready, True
+    if not looks_at_data(study):
+        return n_timeless_to_prepare(study, n_slots=n_slots) - n_ready, True
     n_initial = study.spec.n_initial - study.n_trials - n_prepared
     if n_initial > 0:
         return min(n_initial, left), True

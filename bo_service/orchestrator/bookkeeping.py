@@ -21,6 +21,29 @@ WORKER_MEMORY: Final = timedelta(minutes=2)
 """A worker that asked this recently counts when suggestions are prepared."""
 
 
+TIMELESS_BUFFER: Final = 16
+"""Model-free suggestions kept ready for each slot, so that asking never waits for compute."""
+
+MAX_TIMELESS: Final = 800
+
+
+def n_timeless_to_prepare(study: Study, *, n_slots: int) -> int:
+    """How many suggestions of a model-free generator should lie ready: they never grow stale."""
+    return min(max(n_slots, 1) * TIMELESS_BUFFER, MAX_TIMELESS, n_startable(study)[0])
+
+
+def is_short(study: Study, *, n_fresh: int, n_slots: int) -> bool:
+    """Whether so few suggestions lie ready that compute should prepare more."""
+    if looks_at_data(study):
+        return n_fresh < n_to_prepare(study, n_slots=n_slots)
+    return n_fresh < (n_timeless_to_prepare(study, n_slots=n_slots) + 1) // 2
+
+
+def looks_at_data(study: Study) -> bool:
+    """Whether the study's generator learns from results."""
+    return plugin(study.spec.surrogate.name).abilities.needs_model
+
+
 def n_to_prepare(study: Study, *, n_slots: int) -> int:
     """How many suggestions should lie ready: one for each idle slot, and half the busy ones ahead of time.
 
@@ -75,7 +98,7 @@ def close_trial(
     study = stop_if_due(replace(study, updated_at=now), store=store, now=now)
     store.studies.save(study)
     record_closing(trial, store=store, now=now)
-    if plugin(study.spec.surrogate.name).abilities.needs_model:
+    if looks_at_data(study):
         # a generator that looks at no data has nothing to learn: claims top it up
         request_compute(study, store=store, now=now)
     return trial

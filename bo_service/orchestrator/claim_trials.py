@@ -18,7 +18,7 @@ from bo_service.domain.stopping import n_parallel_left, n_startable
 from bo_service.domain.study import Study, StudyState
 from bo_service.domain.suggestion import Suggestion, SuggestionSource, SuggestionState
 from bo_service.domain.trial import Attempt, Trial, TrialSource, TrialState
-from bo_service.orchestrator.bookkeeping import WORKER_MEMORY, n_to_prepare, request_compute, stop_if_due
+from bo_service.orchestrator.bookkeeping import WORKER_MEMORY, is_short, request_compute, stop_if_due
 from bo_service.orchestrator.ports import Store, UnitOfWork
 from surrogates.errors import Problem
 from surrogates.space import SearchSpace
@@ -221,7 +221,7 @@ def _ask_for_compute(
             store.jobs.enqueue(study.id, JobKind.ADVANCE, payload, now=now)
         return
     n_slots = store.records.n_workers(study.id, since=now - WORKER_MEMORY)
-    if store.suggestions.n_fresh(study) < n_to_prepare(study, n_slots=n_slots):
+    if is_short(study, n_fresh=store.suggestions.n_fresh(study), n_slots=n_slots):
         request_compute(study, store=store, now=now)
 
 

@@ -51,9 +51,11 @@ def ax_experiment(data: ModelData, spec: StudySpec) -> Experiment:
         optimization_config=optimization_config(data, spec),
     )
     records = []
-    for i, row in enumerate(data.features):
-        arm = Arm(name=f"{i}_0", parameters=as_parameters(row))
-        trial = experiment.new_trial().add_arm(arm)
+    # Ax wants one name for one parameterisation, however often it was measured
+    first: dict[bytes, str] = {}
+    arm_names = [first.setdefault(row.tobytes(), f"{i}_0") for i, row in enumerate(data.features)]
+    for name, row in zip(arm_names, data.features, strict=True):
+        trial = experiment.new_trial().add_arm(Arm(name=name, parameters=as_parameters(row)))
         trial.mark_running(no_runner_required=True)
         trial.mark_completed()
     for outcome in data.outcomes:
@@ -63,7 +65,7 @@ def ax_experiment(data: ModelData, spec: StudySpec) -> Experiment:
         records += [
             {
                 "trial_index": int(i),
-                "arm_name": f"{int(i)}_0",
+                "arm_name": arm_names[int(i)],
                 "metric_name": outcome.name,
                 "metric_signature": outcome.name,
                 "mean": float(value),

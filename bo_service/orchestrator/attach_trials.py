@@ -14,7 +14,7 @@ from bo_service.domain.records import Event, EventKind
 from bo_service.domain.spec import StudySpec
 from bo_service.domain.study import Study
 from bo_service.domain.trial import Provenance, Trial, TrialSource, TrialState
-from bo_service.orchestrator.bookkeeping import request_compute, stop_if_due, with_incumbent
+from bo_service.orchestrator.bookkeeping import looks_at_data, request_compute, stop_if_due, with_incumbent
 from bo_service.orchestrator.ports import Store, UnitOfWork
 from bo_service.orchestrator.record_observation import Outcome, finite, judge
 from surrogates.errors import InvalidConfiguration, Problem
@@ -187,4 +187,9 @@ def _finish(added: Sequence[Trial], study: Study, *, store: Store, now: datetime
             at=now,
         )
     )
+    if looks_at_data(study) and study.n_trials >= study.spec.n_initial:
+        # given trials count toward the initial design: what is left of it gives way to the model
+        store.suggestions.supersede(
+            study.id, before_version=study.data_version, fixed_key="", including_timeless=True
+        )
     request_compute(study, store=store, now=now)

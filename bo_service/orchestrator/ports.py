@@ -131,8 +131,10 @@ class Suggestions(Protocol):
 
     def prepared(self, study_id: StudyId) -> Sequence[Suggestion]: ...
 
-    def supersede(self, study_id: StudyId, *, before_version: int, fixed_key: str) -> int:
-        """Retire generated suggestions made at earlier data versions (timeless ones stay)."""
+    def supersede(
+        self, study_id: StudyId, *, before_version: int, fixed_key: str, including_timeless: bool = False
+    ) -> int:
+        """Retire generated suggestions made at earlier data versions (timeless ones stay unless included)."""
 
     def page(self, study_id: StudyId, *, state: SuggestionState | None, limit: int) -> Sequence[Suggestion]:
         """Newest first."""

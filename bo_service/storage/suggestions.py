@@ -89,7 +89,9 @@ class SqlSuggestions:
             .order_by(SUGGESTIONS.c.id)
         )
 
-    def supersede(self, study_id: StudyId, *, before_version: int, fixed_key: str) -> int:
+    def supersede(
+        self, study_id: StudyId, *, before_version: int, fixed_key: str, including_timeless: bool = False
+    ) -> int:
         result = self.connection.execute(
             update(SUGGESTIONS)
             .where(
@@ -97,7 +99,7 @@ class SqlSuggestions:
                 SUGGESTIONS.c.state == PREPARED,
                 SUGGESTIONS.c.fixed_key == fixed_key,
                 SUGGESTIONS.c.source == GENERATED,
-                SUGGESTIONS.c.is_timeless.is_(False),
+                SUGGESTIONS.c.is_timeless.is_(False) | including_timeless,
                 SUGGESTIONS.c.data_version < before_version,
             )
             .values(state=SuggestionState.SUPERSEDED.value)

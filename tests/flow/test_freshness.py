@@ -87,3 +87,17 @@ def test_every_fit_is_recorded_with_its_figures(client: Client, make_spec) -> No
     assert fit["surrogate"] == "gp"
     assert fit["seconds"] > 0
     assert set(fit["diagnostics"]["outcomes"]["loss"]["lengthscales"]) == {"x0", "x1", "x2"}
+
+
+def test_imported_trials_count_toward_the_initial_design(client: Client, make_spec) -> None:
+    study = client.create_study(gp(make_spec)).id
+    rows = [
+        {
+            "parameters": {f"x{k}": ((7 * i + 3 * k) % 10) / 10 for k in range(3)},
+            "metrics": {"loss": float(i)},
+        }
+        for i in range(10)
+    ]
+    client.import_trials(study, rows)
+    (trial,) = client.claim(study, "w", wait_seconds=30).trials
+    assert trial.provenance["generator"].startswith("gp:"), trial.provenance

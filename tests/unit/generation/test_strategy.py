@@ -144,7 +144,9 @@ HARD = {
 @pytest.mark.parametrize("n", [1, 2, 12])
 def test_odd_values_stop_nothing(name: str, n: int) -> None:
     view = make_view(make_spec(X4, initial={"size": 1}), lambda p: {"loss": HARD[name](p)}, n)
-    assert len(ask(view).candidates) == 1
+    (candidate,) = ask(view).candidates
+    assert candidate.fallback_reason is None
+    assert candidate.generator.startswith("gp:" if n > 1 else "initial:")
 
 
 def test_one_point_measured_again_and_again_stops_nothing() -> None:
@@ -155,7 +157,24 @@ def test_one_point_measured_again_and_again_stops_nothing() -> None:
         for i in range(9)
     )
     view = StudyView(spec=spec, seed=1, data_version=9, evaluated=evaluated, n_started=9)
-    assert ask(view).candidates[0].parameters != point
+    (candidate,) = ask(view).candidates
+    assert candidate.parameters != point
+    assert candidate.generator.startswith("gp:"), candidate.fallback_reason
+
+
+def test_repeats_among_other_points_teach_the_model_too() -> None:
+    spec = make_spec(X4)
+    points = space_filling(spec.space, 10, seed=1) * 2
+    evaluated = tuple(
+        Evaluated(
+            number=i, parameters=p, measurements={"loss": Measurement(value=sphere(p)["loss"] + 0.01 * i)}
+        )
+        for i, p in enumerate(points)
+    )
+    view = StudyView(spec=spec, seed=1, data_version=20, evaluated=evaluated, n_started=20)
+    proposal = ask(view)
+    assert proposal.candidates[0].generator.startswith("gp:"), proposal.candidates[0].fallback_reason
+    assert proposal.fit.diagnostics["n_used"] == 20
 
 
 def test_only_failures_lead_to_more_space_filling() -> None:

@@ -65,7 +65,7 @@ def run(client: Client, spec: dict[str, Any], *, label: str, n_slots: int) -> St
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("best accuracy {task.fields[best]}"),
+        TextColumn("best log loss {task.fields[best]}"),
     )
     try:
         with Progress(*columns, console=console) as bar:
@@ -111,16 +111,16 @@ def main() -> None:
 def report(found: Study, baseline: Study, home: Path) -> None:
     """What was found, beside random search, and where everything lies."""
     assert found.best is not None
-    assert baseline.best is not None
     console.print("\n[bold]best configuration[/bold]")
     console.print(json.dumps(found.best.parameters, indent=2), highlight=False)
-    console.print(
-        f"accuracy {found.best.metrics['accuracy']:.4f} in {found.n_closed} trials (found in trial {found.best.number})"
-    )
-    console.print(
-        f"random search with the same budget in this run: {baseline.best.metrics['accuracy']:.4f}"
-        f" (trial {baseline.best.number})"
-    )
+    for label, study in (("this search", found), ("random search, same budget, same run", baseline)):
+        assert study.best is not None
+        metrics = study.best.metrics
+        console.print(
+            f"{label:38} log loss {metrics['log_loss']:.4f}, accuracy {metrics['accuracy']:.4f}"
+            f" (trial {study.best.number} of {study.n_closed})",
+            highlight=False,
+        )
     console.print(
         f"\nthe data lie in {home}; look at them with\n  BO_HOME={home} bo up\n  BO_HOME={home} bo study list"
     )

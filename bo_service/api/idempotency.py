@@ -58,10 +58,17 @@ class JoinedUnitOfWork:
 
 
 def once(
-    request: Request, body: BaseModel | Mapping[str, Any], act: Act, *, caller: Caller, context: ApiContext
+    request: Request,
+    body: BaseModel | Mapping[str, Any],
+    act: Act,
+    *,
+    caller: Caller,
+    context: ApiContext,
+    shown_once: str | None = None,
 ) -> Response:
     """Do the work, or repeat the answer given to the same key before.
 
+    The field named `shown_once` is not stored: a repeated answer has null there.
     Raises: IdempotencyMismatch where the key came with another request; whatever the work raises.
     """
     key = request.headers.get(HEADER)
@@ -85,18 +92,23 @@ def once(
             if joined.has_committed:
                 store.commit()
             raise
-        text = json.dumps(reply, separators=(",", ":"), allow_nan=False)
+        text = _compact(reply)
         # a claim that gave nothing may be tried again under its key
         if status != 202:
+            kept = text if shown_once is None else _compact({**reply, shown_once: None})
             store.records.remember_reply(
                 caller.project_id,
                 key,
-                StoredReply(request_hash=digest, status=status, body=text),
+                StoredReply(request_hash=digest, status=status, body=kept),
                 now=store.now(),
             )
         if joined.has_committed or status != 202:
             store.commit()
     return Response(text, status_code=status, media_type="application/json")
+
+
+def _compact(reply: Mapping[str, Any]) -> str:
+    return json.dumps(reply, separators=(",", ":"), allow_nan=False)
 
 
 def _digest(request: Request, body: BaseModel | Mapping[str, Any]) -> str:

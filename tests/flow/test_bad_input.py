@@ -285,6 +285,15 @@ def test_keys_are_needed_known_and_wide_enough(service, http: httpx2.Client, stu
     refused(http.post("/v1/keys", json={"name": "x", "scope": "god"}), 422, "validation_failed", "scope")
 
 
+def test_a_key_is_made_once_and_its_text_is_not_repeated(service, http: httpx2.Client) -> None:
+    body, headers = {"name": "once", "scope": "viewer"}, {"Idempotency-Key": f"key-{uuid.uuid4()}"}
+    first = http.post("/v1/keys", json=body, headers=headers).json()
+    again = http.post("/v1/keys", json=body, headers=headers).json()
+    assert first["key"].startswith("bo_")
+    assert again == first | {"key": None}
+    assert sum(key["id"] == first["id"] for key in http.get("/v1/keys").json()["items"]) == 1
+
+
 def test_a_revoked_key_ends(service, http: httpx2.Client) -> None:
     made = http.post("/v1/keys", json={"name": "short", "scope": "viewer"}).json()
     with service.http(made["key"]) as viewer:

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from bo_service.api.context import Admin, Context
+from bo_service.api.idempotency import once
 from bo_service.api.schemas import KeyIn
 from bo_service.api.views import key_view
 from bo_service.orchestrator.ports import UnitOfWork
@@ -23,10 +24,8 @@ def create(body: KeyIn, request: Request, caller: Admin, context: Context) -> Re
         key, text = context.create_key(body.name, body.scope, project=body.project or caller.project, uow=uow)
         return 201, key_view(key) | {"key": text}
 
-    # not stored for a replay: the text of a key is kept nowhere
-    del request
-    status, view = act(context.uow)
-    return JSONResponse(view, status_code=status)
+    # the text of a key is kept nowhere, not even for a repeated answer
+    return once(request, body, act, caller=caller, context=context, shown_once="key")
 
 
 @router.get("")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
@@ -11,6 +12,7 @@ import typer
 import bo_service
 from bo_service.commands import service, study, trial
 from bo_service.commands.doctor import doctor
+from bo_service.settings import Settings
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -53,10 +55,11 @@ def up(
 PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 
-def _become(module: str, arguments: list[str]) -> None:
+def _become(module: str, arguments: list[str], environment: Mapping[str, str] | None = None) -> None:
     """Replace this process: the workers' package stands above this one and is not imported by it."""
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", module, *arguments])  # noqa: S606  no shell is wanted
+    command = [sys.executable, "-m", module, *arguments]
+    os.execve(sys.executable, command, environment or os.environ)  # noqa: S606  no shell is wanted
 
 
 @app.command(context_settings=PASSED_ON, add_help_option=False)
@@ -68,7 +71,7 @@ def work(context: typer.Context) -> None:
 @app.command(context_settings=PASSED_ON, add_help_option=False)
 def replay(context: typer.Context) -> None:
     """Compute a suggestion again from its data and say whether it is identical: bo replay SUGGESTION."""
-    _become("workers.replay", context.args)
+    _become("workers.replay", context.args, Settings().compute_environment())
 
 
 def main() -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from bo_service.domain.ids import StudyId
@@ -34,8 +33,9 @@ class ComputeChild:
     so it never outlives this process.
     """
 
-    def __init__(self, *, on_change: Callable[[StudyId], None]) -> None:
+    def __init__(self, *, on_change: Callable[[StudyId], None], environment: Mapping[str, str]) -> None:
         self._on_change = on_change
+        self._environment = dict(environment)
         self._process: subprocess.Popen[bytes] | None = None
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
@@ -102,10 +102,9 @@ class ComputeChild:
             self._stopping.wait(pause)
 
     def _run_once(self) -> None:
-        environment = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"} | dict(os.environ)
         # a list of our own words, no shell
         self._process = subprocess.Popen(
-            COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+            COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=self._environment
         )
         assert self._process.stdout is not None
         for line in self._process.stdout:

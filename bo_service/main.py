@@ -33,7 +33,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """The application with its compute child, ready for an ASGI server; the database must be migrated."""
     settings = settings or Settings()
     bell = Bell()
-    child = ComputeChild(on_change=bell.ring) if settings.compute == "embedded" else None
+    child = None
+    if settings.compute == "embedded":
+        child = ComputeChild(on_change=bell.ring, environment=settings.compute_environment())
     services = build_services(settings, wakeup=child)
     anonymous = None
     if not settings.require_keys:

@@ -35,6 +35,9 @@ class Settings(BaseSettings):
     device: str = "cpu"
     """What a compute worker computes on: cpu, cuda, cuda:1, ..."""
 
+    compute_threads: int = Field(1, ge=1)
+    """Threads of one fit; a suggestion replays to the last digit only with as many."""
+
     job_lease_seconds: float = Field(60.0, gt=0)
     """A compute worker that is silent for so long has lost its job."""
 
@@ -59,6 +62,12 @@ class Settings(BaseSettings):
     def resolved_database_url(self) -> str:
         """The database's URL, SQLite in `home` by default."""
         return self.database_url or f"sqlite:///{self.home.expanduser().resolve() / 'bo.db'}"
+
+    def compute_environment(self) -> dict[str, str]:
+        """The environment of a process that fits models: the libraries read their threads from it when loaded."""
+        threads = str(self.compute_threads)
+        names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+        return dict(os.environ) | dict.fromkeys(names, threads)
 
     @property
     def credentials_path(self) -> Path:

@@ -85,7 +85,7 @@ def start_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable
 
     def start(**settings: str) -> Service:
         home = tmp_path_factory.mktemp("home")
-        environment = os.environ | {"BO_HOME": str(home), "OMP_NUM_THREADS": "1"} | settings
+        environment = os.environ | {"BO_HOME": str(home)} | settings
         process = start_process(0, environment)
         found = wait_for_credentials(home / "credentials.json", process)
         wait_until_ready(found["url"], process)

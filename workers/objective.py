@@ -215,6 +215,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Entry point of `bo work`."""
     options = parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     with Client(options.url, options.key) as client:
         try:
             study = client.study(options.study)
@@ -236,7 +237,10 @@ def check_objective(options: argparse.Namespace, study: Study) -> None:
     shape = {p.name: {c.name: 0.0 for c in getattr(p, "components", ())} or 0.0 for p in spec.parameters}
     unknown = unknown_placeholders(options.command, shape)
     if unknown:
-        known = ", ".join(f"{{{name}}}" for name in (*shape, "trial.number", "trial.id"))
+        shares = (
+            f"{name}.{share}" for name, found in shape.items() if isinstance(found, dict) for share in found
+        )
+        known = ", ".join(f"{{{name}}}" for name in (*shape, *shares, "trial.number", "trial.id"))
         raise ValueError(
             f"the command names {', '.join(unknown)}, which the study does not have; known: {known}"
         )

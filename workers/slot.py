@@ -119,6 +119,7 @@ class Slot:
 def main() -> int:
     """Entry point of the slot's process; SIGTERM releases the trial under way and ends it."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
 
     def on_terminate(*_: object) -> None:
         raise SystemExit(0)

@@ -17,6 +17,8 @@ HINTS: Final = {
     "union_tag_invalid": "type is one of float, int, categorical, ordinal, bool, fixed, mixture",
     "union_tag_not_found": "give type: float, int, categorical, ordinal, bool, fixed or mixture",
     "finite_number": "give a finite number",
+    "model_type": "give an object with named fields, as in the schema at /docs",
+    "model_attributes_type": "give an object with named fields, as in the schema at /docs",
     "json_invalid": "send valid JSON",
     "int_type": "give a whole number without quotes",
     "float_type": "give a number without quotes",
@@ -34,6 +36,8 @@ def problems_from(errors: Sequence[Any], *, skip_first: bool = False) -> list[Pr
     found: dict[str, Problem] = {}
     for item in errors:
         location = list(item["loc"])[1 if skip_first else 0 :]
+        if item["type"] == "json_invalid":
+            location = []  # pydantic gives the place in the text
         path = ".".join(_readable(location))
         if path not in found:
             found[path] = Problem(path or "body", _reason(item), _hint(item))
@@ -56,7 +60,8 @@ def _reason(item: Any) -> str:
     message = str(item["msg"])
     for prefix in ("Value error, ", "Assertion failed, "):
         message = message.removeprefix(prefix)
-    return message[:1].lower() + message[1:]
+    starts_with_a_name = message[1:2].isupper()
+    return message if starts_with_a_name else message[:1].lower() + message[1:]
 
 
 def _hint(item: Any) -> str:

@@ -80,6 +80,7 @@ def run_model(view: StudyView, request: ProposalRequest, *, plugin: Plugin, sett
         "n_observations": len(view.evaluated),
         "n_used": len(used),
         "acquisition": name,
+        "threads": torch.get_num_threads(),
         "exhausted": len(found) < request.count,
     }
     return ModelRun(

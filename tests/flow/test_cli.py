@@ -22,6 +22,7 @@ def bo(service, tmp_path: Path):
             "BO_API_KEY": service.key,
             "BO_HOME": str(service.home),
             "COLUMNS": "200",
+            "OMP_NUM_THREADS": "2",  # a replay computes with the service's threads, not the shell's
         }
         done = subprocess.run(
             [sys.executable, "-m", "bo_service", *arguments],
@@ -137,6 +138,12 @@ def test_a_suggestion_of_the_model_is_replayed_identically(bo, spec_file) -> Non
     assert status == 0, out + err
     assert json.loads(out)["identical"] is True
     assert json.loads(out)["recomputed"]["parameters"] == trial["parameters"]
+    for worker in ("one", "two"):
+        claimed = bo("trial", "claim", spec["name"], "--json", "--wait", "30", "--worker", worker)
+    (beside_pending,) = json.loads(claimed[1])["trials"]
+    assert beside_pending["provenance"]["generator"].startswith("gp:q")
+    status, out, err = bo("replay", beside_pending["suggestion_id"])
+    assert status == 0, out + err
     status, _, err = bo("replay", "no-such-id")
     assert status == 1
     assert "no suggestion" in err

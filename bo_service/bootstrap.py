@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from alembic import command
@@ -19,6 +20,7 @@ from bo_service.domain.records import ApiKey, Scope
 from bo_service.orchestrator.ports import UnitOfWork, Wakeup
 from bo_service.settings import Settings
 from bo_service.storage.engine import Transactions, open_engine
+from bo_service.storage.signals import PostgresSignals
 from bo_service.storage.store import SqlUnitOfWork
 
 DEFAULT_PROJECT = "default"
@@ -39,15 +41,42 @@ class Services:
     settings: Settings
     uow: UnitOfWork
     transactions: Transactions
+    signals: PostgresSignals | None = None
+    """Says to other processes what happened here, and hears what happened there; PostgreSQL only."""
+
+    def close(self) -> None:
+        """Give every connection back."""
+        if self.signals is not None:
+            self.signals.stop()
+        self.transactions.engine.dispose()
 
 
 def build_services(settings: Settings, *, wakeup: Wakeup | None = None) -> Services:
-    """Open the database named in the settings; nothing is migrated."""
+    """Open the database named in the settings; nothing is migrated, and nobody is told what happens."""
     url = settings.resolved_database_url()
     if url.startswith("sqlite"):
         settings.home.mkdir(parents=True, exist_ok=True)
-    transactions = Transactions(open_engine(url))
+    engine = open_engine(
+        url, pool_size=settings.database_pool_size, statement_seconds=settings.database_statement_seconds
+    )
+    transactions = Transactions(engine)
     return Services(settings, SqlUnitOfWork(transactions, wakeup or SilentWakeup()), transactions)
+
+
+def open_services(
+    settings: Settings,
+    *,
+    on_jobs: Callable[[], None] | None = None,
+    on_study: Callable[[StudyId], None] | None = None,
+    on_gap: Callable[[], None] | None = None,
+) -> Services:
+    """The services of one process among several: on PostgreSQL they tell each other, on SQLite they poll."""
+    url = settings.resolved_database_url()
+    if url.startswith("sqlite"):
+        return build_services(settings)
+    signals = PostgresSignals(url, on_jobs=on_jobs, on_study=on_study, on_gap=on_gap)
+    signals.start()
+    return replace(build_services(settings, wakeup=signals), signals=signals)
 
 
 def _alembic(settings: Settings) -> Config:

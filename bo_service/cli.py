@@ -74,6 +74,18 @@ def replay(context: typer.Context) -> None:
     _become("workers.replay", context.args, Settings().compute_environment())
 
 
+@app.command()
+def relay() -> None:
+    """Send the jobs' messages and keep house, where BO_COMPUTE=external; any number may run."""
+    _become("workers.relay", [])
+
+
+@app.command(context_settings=PASSED_ON, add_help_option=False)
+def compute(context: typer.Context) -> None:
+    """Start a compute worker behind the broker: bo compute --queues cpu,llm --concurrency 2."""
+    _become("workers.compute", context.args, Settings().compute_environment())
+
+
 def main() -> None:
     """Entry point."""
     app()

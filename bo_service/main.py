@@ -20,6 +20,7 @@ from bo_service.bootstrap import (
     ensure_default_project,
     hash_key,
     local_key,
+    open_services,
     upgrade_database,
 )
 from bo_service.compute_child import ComputeChild
@@ -36,7 +37,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     child = None
     if settings.compute == "embedded":
         child = ComputeChild(on_change=bell.ring, environment=settings.compute_environment())
-    services = build_services(settings, wakeup=child)
+        services = build_services(settings, wakeup=child)
+    else:
+        services = open_services(settings, on_study=bell.ring, on_gap=bell.ring_all)
     anonymous = None
     if not settings.require_keys:
         project_id = ensure_default_project(services.uow)
@@ -60,7 +63,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         yield
         if child is not None:
             child.stop()
-        services.transactions.engine.dispose()
+        services.close()
 
     return build_app(context, lifespan=lifespan)
 

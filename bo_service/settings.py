@@ -32,6 +32,24 @@ class Settings(BaseSettings):
     compute: Literal["embedded", "external"] = "embedded"
     """Who runs jobs: one child of the HTTP process, or workers started by somebody else."""
 
+    broker_url: str = "redis://127.0.0.1:6379/0"
+    """Celery's broker where `compute` is external: redis:// or amqp://."""
+
+    job_resend_seconds: float = Field(15.0, gt=0)
+    """A job whose message brought nobody for so long gets another one."""
+
+    compute_max_tasks: int = Field(1000, ge=1)
+    """A compute process is replaced after so many jobs."""
+
+    compute_max_megabytes: int = Field(4096, ge=256)
+    """A compute process that holds more memory after a job is replaced."""
+
+    database_pool_size: int = Field(20, ge=1)
+    """Connections to PostgreSQL one process keeps; as many again for a short while under load."""
+
+    database_statement_seconds: float = Field(30.0, gt=0)
+    """PostgreSQL ends a statement that takes longer."""
+
     device: str = "cpu"
     """What a compute worker computes on: cpu, cuda, cuda:1, ..."""
 

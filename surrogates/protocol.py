@@ -27,7 +27,8 @@ class Abilities:
     gradients: bool = True
     fantasies: bool = False
     categorical_input: bool = True
-    wants_gpu: bool = False
+    queue: Literal["cpu", "gpu", "llm"] = "cpu"
+    """What serves its fits: `gpu` runs on a CPU too, slower; `llm` waits for a language model most of the time."""
     cost_class: CostClass = "cheap"
     min_observations: int = 1
     max_sensible_observations: int | None = None

@@ -4,25 +4,34 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import sys
 import threading
 import time
 import traceback
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from bo_service.bootstrap import Services, build_services
 from bo_service.domain.ids import LeaseToken, new_lease_token
 from bo_service.domain.job import Job
-from bo_service.orchestrator.reap import claim_job, fail_job, reap, renew_job, requeue_orphans, tidy
+from bo_service.orchestrator.reap import (
+    claim_job,
+    crash_job,
+    release_job,
+    renew_job,
+    requeue_orphans,
+)
 from bo_service.settings import Settings
+from workers.house import Housekeeper, guarded
 from workers.tasks import Desk
 
-TOKEN_PREFIX: Final = "embedded:"  # noqa: S105  a prefix, no secret
+TOKEN_PREFIX: Final = f"embedded:{socket.gethostname()[:20]}:"
+"""Tokens of this machine's executors; the process id follows, so that a successor knows whom it succeeds."""
+
 IDLE_SECONDS: Final = 1.0
 """How long an idle executor sleeps between two looks; a wake-up ends the sleep at once."""
-
-TIDY_SECONDS: Final = 3600.0
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +52,7 @@ class Executor:
 
     def run(self) -> None:
         """Work until told to stop."""
-        n_orphans = requeue_orphans(TOKEN_PREFIX, uow=self.services.uow)
+        n_orphans = requeue_orphans(TOKEN_PREFIX, is_dead=is_dead, uow=self.services.uow)
         if n_orphans:
             logger.warning("requeued %d jobs of a process that died", n_orphans)
         threading.Thread(target=self._keep_house, name="house", daemon=True).start()
@@ -61,7 +70,7 @@ class Executor:
 
     def _run_one(self) -> bool:
         """Run the oldest job; False where there is none."""
-        token = LeaseToken(f"{TOKEN_PREFIX}{new_lease_token()}")
+        token = LeaseToken(f"{TOKEN_PREFIX}{os.getpid()}:{new_lease_token()}")
         job = claim_job(token, lease_seconds=self.services.settings.job_lease_seconds, uow=self.services.uow)
         if job is None:
             return False
@@ -70,25 +79,25 @@ class Executor:
             self.desk.run(job)
         except Exception:  # the worker boundary: whatever a model does, the executor lives
             logger.exception("job %s of study %s failed", job.id, job.study_id)
-            fail_job(job, traceback.format_exc(limit=-6), uow=self.services.uow)
+            crash_job(job, traceback.format_exc(limit=-6), uow=self.services.uow)
         finally:
             self._running = None
         say_changed(job)
         return True
 
+    def give_back(self) -> None:
+        """Return the job under way to the queue, for whoever comes next."""
+        running = self._running
+        if running is not None:
+            release_job(running[0], uow=self.services.uow)
+
     def _keep_house(self) -> None:
         settings = self.services.settings
-        next_tidy = time.monotonic() + TIDY_SECONDS
+        keeper = Housekeeper(self.services.uow)
         while not self.stopping.wait(settings.reaper_seconds):
-            try:
-                self._care_for_running(settings)
-                if reap(uow=self.services.uow).n_jobs:
-                    self.awake.set()
-                if time.monotonic() > next_tidy:
-                    tidy(uow=self.services.uow)
-                    next_tidy += TIDY_SECONDS
-            except Exception:  # the worker boundary: the next round may succeed
-                logger.exception("housekeeping failed")
+            guarded(partial(self._care_for_running, settings), what="care for the running job")
+            if keeper.round():
+                self.awake.set()
 
     def _care_for_running(self, settings: Settings) -> None:
         running = self._running
@@ -104,6 +113,20 @@ class Executor:
             say_changed(job)
 
 
+def is_dead(token: LeaseToken) -> bool:
+    """Whether the process of this machine that took the token is gone."""
+    pid = token.removeprefix(TOKEN_PREFIX).partition(":")[0]
+    if not pid.isdigit():
+        return True
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return int(pid) == os.getpid()
+
+
 def say_changed(job: Job) -> None:
     """Tell the parent that claims for this study may look again."""
     sys.stdout.write(f"changed {job.study_id}\n")
@@ -116,7 +139,8 @@ def listen(executor: Executor) -> None:
         executor.awake.set()
     executor.stopping.set()
     executor.awake.set()
-    # a fit under way is not waited for: its job goes back to the queue
+    # a fit under way is not waited for
+    executor.give_back()
     time.sleep(0.5)
     os._exit(0)
 

@@ -84,13 +84,15 @@ class SlotProcess:
                 logger.info("%s ends: %s", self.config.worker, message["reason"])
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the slot; SIGKILL also to its group and its command."""
-        if self.process is None or self.process.poll() is not None:
+        """Send a signal to the slot; SIGKILL also to its group and its command, which may outlive it."""
+        if self.process is None:
             return
+        is_alive = self.process.poll() is None
         if number is not signal.SIGKILL:
-            self.process.send_signal(number)
+            if is_alive:
+                self.process.send_signal(number)
             return
-        for group in (self.process.pid, self.command_group):
+        for group in (self.process.pid if is_alive else None, self.command_group):
             if group is not None:
                 try:
                     os.killpg(group, signal.SIGKILL)
@@ -144,8 +146,9 @@ class Supervisor:
             try:
                 slot.process.wait(max(deadline - time.monotonic(), 0.1))
             except subprocess.TimeoutExpired:
-                slot.signal(signal.SIGKILL)
-                self._close(slot, release=True, reason="")
+                logger.warning("%s did not stop in time", slot.config.worker)
+            slot.signal(signal.SIGKILL)
+            self._close(slot, release=True, reason="")
 
     def _look_after(self, slot: SlotProcess) -> None:
         assert slot.process is not None
@@ -174,6 +177,7 @@ class Supervisor:
         """Close the trial of a slot that died, and start it again unless that is hopeless."""
         how = f"signal {-code}" if code < 0 else f"status {code}"
         logger.warning("%s died by %s", slot.config.worker, how)
+        slot.signal(signal.SIGKILL)
         self._close(slot, reason=f"the process of the objective died by {how}")
         slot.n_quick_deaths += 1
         if slot.n_quick_deaths >= MAX_QUICK_DEATHS:

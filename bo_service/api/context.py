@@ -54,6 +54,15 @@ class Bell:
         """Wake everyone who waits for this study."""
         with self._lock:
             waiting = list(self._waiting.get(study_id, ()))
+        self._wake(waiting)
+
+    def ring_all(self) -> None:
+        """Wake everyone: nobody knows what was missed."""
+        with self._lock:
+            waiting = [rung for of_study in self._waiting.values() for rung in of_study]
+        self._wake(waiting)
+
+    def _wake(self, waiting: list[asyncio.Event]) -> None:
         if self._loop is not None and not self._loop.is_closed():
             for rung in waiting:
                 self._loop.call_soon_threadsafe(rung.set)

@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
 
 from bo_service.domain.ids import JobId, LeaseToken, StudyId
 
+FIRST_PAUSE: Final = timedelta(seconds=1)
+LONGEST_PAUSE: Final = timedelta(minutes=10)
+
 MAX_CRASHES: Final = 3
 """So many crashes of one job trip the study's breaker."""
 
 
+class Queue(StrEnum):
+    """Where a job's message goes; a surrogate's plug-in says which."""
+
+    CPU = "cpu"
+    GPU = "gpu"
+    LLM = "llm"
+    OBJECTIVES = "objectives"
+    """Trials for a fleet that evaluates objectives; never a job of ours."""
+
+
 class JobState(StrEnum):
-    """QUEUED -> RUNNING -> DONE | QUEUED (dirty, or its worker died) | DEAD (crashed too often)."""
+    """QUEUED -> RUNNING -> DONE | QUEUED (dirty, crashed, or its worker went away)."""
 
     QUEUED = "QUEUED"
     RUNNING = "RUNNING"
     DONE = "DONE"
-    DEAD = "DEAD"
 
 
 class JobKind(StrEnum):
@@ -37,6 +49,8 @@ class Job:
     study_id: StudyId
     kind: JobKind
     state: JobState
+    queue: Queue = Queue.CPU
+    """What the surrogate wants; the relay may send it elsewhere where nobody serves that."""
     payload: Mapping[str, Any] = field(default_factory=dict)
     is_dirty: bool = False
     """Something changed while it ran: run once more."""
@@ -44,5 +58,45 @@ class Job:
     lease_expires_at: datetime | None = None
     n_crashes: int = 0
     error: str | None = None
+    sent_at: datetime | None = None
+    """When the relay last sent a message for it; None since it was queued."""
+    ready_at: datetime
+    """When it was last queued, or may next be tried: the queue's order, so that no study starves another."""
     created_at: datetime
     updated_at: datetime
+
+    def requeued(self, *, now: datetime, pause: timedelta = timedelta(0)) -> Job:
+        """QUEUED again, behind those that wait already; any lease on it is void."""
+        return replace(
+            self,
+            state=JobState.QUEUED,
+            is_dirty=False,
+            token=None,
+            lease_expires_at=None,
+            sent_at=None,
+            ready_at=now + pause,
+            updated_at=now,
+        )
+
+    def done(self, *, now: datetime) -> Job:
+        return replace(
+            self, state=JobState.DONE, is_dirty=False, token=None, lease_expires_at=None, updated_at=now
+        )
+
+
+def pause_after(n_crashes: int) -> timedelta:
+    """How long a job rests after so many crashes: 1, 2, 4 ... seconds, at most ten minutes."""
+    doublings: int = min(n_crashes - 1, 20)
+    return min(FIRST_PAUSE * (1 << doublings), LONGEST_PAUSE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComputeWorker:
+    """A process that serves queues, as it last said of itself."""
+
+    name: str
+    queues: tuple[Queue, ...]
+    device: str
+    version: str
+    started_at: datetime
+    seen_at: datetime

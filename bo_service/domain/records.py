@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from bo_service.domain.ids import FitId, ProjectId, StudyId, TrialId
 
@@ -21,6 +21,7 @@ class EventKind(StrEnum):
     SUGGESTIONS_PREPARED = "suggestions_prepared"
     TRIAL_STARTED = "trial_started"
     TRIAL_PROGRESS = "trial_progress"
+    STOP_REQUESTED = "stop_requested"
     TRIAL_CLOSED = "trial_closed"
     TRIAL_REQUEUED = "trial_requeued"
     TRIALS_IMPORTED = "trials_imported"
@@ -28,6 +29,19 @@ class EventKind(StrEnum):
     LATE_RESULT = "late_result"
     JOB_CRASHED = "job_crashed"
     BREAKER = "breaker"
+
+
+WAKING: Final = frozenset(
+    (
+        EventKind.STUDY_CHANGED,
+        EventKind.SUGGESTIONS_PREPARED,
+        EventKind.FIT_FINISHED,
+        EventKind.TRIAL_REQUEUED,
+        EventKind.TRIALS_IMPORTED,
+        EventKind.BREAKER,
+    )
+)
+"""After these a claim that waits may get something."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +63,8 @@ class Observation:
     trial_id: TrialId
     metric: str
     step: int | None
+    attempt: int = 0
+    """Which attempt reported it; 0 for trials that came finished."""
     value: float
     sem: float | None
     recorded_at: datetime

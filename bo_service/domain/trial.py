@@ -212,5 +212,5 @@ class Trial:
             updated_at=now,
         )
 
-    def asked_to_stop(self, *, now: datetime) -> Trial:
-        return replace(self, stop_requested=True, updated_at=now)
+    def asked_to_stop(self, *, reason: str | None, now: datetime) -> Trial:
+        return replace(self, stop_requested=True, reason=reason or self.reason, updated_at=now)

@@ -22,9 +22,9 @@ def propose(view: StudyView, request: ProposalRequest, *, warm_state: bytes | No
     Raises: UnknownSurrogate, EmptyRegion.
     """
     started = time.perf_counter()
-    chosen = plugin(view.spec.surrogate.name)
     if request.fallback_reason is not None:
         return _designed(view, request, generator=FALLBACK, started=started)
+    chosen = plugin(view.spec.surrogate.name)
     if not chosen.abilities.needs_model:
         return _designed(view, request, generator=BASELINE, started=started)
     n_needed = max(MIN_EVALUATED, chosen.abilities.min_observations)

@@ -13,13 +13,15 @@ from bo_service.domain.proposal import Proposal, ProposalRequest, StudyView
 from bo_service.domain.records import Event, EventKind, Fit
 from bo_service.domain.stopping import n_startable, reason_to_stop
 from bo_service.domain.study import Study, StudyState
-from bo_service.domain.suggestion import Suggestion
+from bo_service.domain.suggestion import Suggestion, SuggestionSource, SuggestionState
 from bo_service.domain.trial import Provenance
 from bo_service.orchestrator.bookkeeping import (
     WORKER_MEMORY,
     looks_at_data,
     n_timeless_to_prepare,
     n_to_prepare,
+    request_compute,
+    stopped_study,
 )
 from bo_service.orchestrator.claim_trials import MAX_SUGGESTIONS_A_JOB, fixed_key
 from bo_service.orchestrator.ports import Store, UnitOfWork
@@ -80,7 +82,7 @@ def _plan(job: Job, *, known: KnownTrials, store: Store) -> _Plan | None:
     fixed = job.payload.get("fixed", {})
     key = fixed_key(fixed)
     prepared = list(store.suggestions.prepared(study.id))
-    kept = lasting(prepared, data_version=study.data_version, fixed_key=key)
+    kept = lasting(prepared, study=study, fixed_key=key)
     n_ready = sum(s.fixed_key == key for s in kept)
     count, is_timeless = _how_many(
         job, study, n_prepared=len(prepared), n_ready=n_ready, store=store, now=now
@@ -138,7 +140,7 @@ def _write(plan: _Plan, proposal: Proposal, *, study: Study, store: Store) -> in
     now = store.now()
     fit_id = FitId(new_id())
     space = study.spec.space
-    taken = {space.key(p) for p in store.trials.open_parameters(study.id)} if plan.needs_data else set()
+    taken = _taken(plan, proposal, study=study, store=store)
     new = [
         Suggestion(
             id=SuggestionId(new_id()),
@@ -165,23 +167,55 @@ def _write(plan: _Plan, proposal: Proposal, *, study: Study, store: Store) -> in
     ]
     if not plan.is_timeless:
         store.suggestions.supersede(study.id, before_version=plan.view.data_version, fixed_key=plan.key)
+        store.suggestions.supersede(study.id, before_version=study.data_version - study.staleness)
     store.records.add_fit(_fit(fit_id, plan, proposal, study=study, now=now))
     store.suggestions.add(new)
     drawn = sum(c.acquisition_value is None for c in proposal.candidates)
     study = replace(study, design_index=max(study.design_index, plan.view.design_index + drawn))
-    study = _stopped_if_exhausted(_breaker_after(study, plan, proposal), plan, proposal, now=now)
+    study = _breaker_after(study, plan, proposal)
+    study = _stopped_if_exhausted(study, plan, proposal, store=store, now=now)
     store.studies.save(replace(study, updated_at=now))
     store.records.add_event(_event(plan, proposal, n_written=len(new), study=study, now=now))
     return len(new)
 
 
-def _stopped_if_exhausted(study: Study, plan: _Plan, proposal: Proposal, *, now: datetime) -> Study:
-    """STOPPED where every configuration was tried and none is under way."""
+def _taken(plan: _Plan, proposal: Proposal, *, study: Study, store: Store) -> set[str]:
+    """Digests of what was started or prepared while the fit ran.
+
+    What the rescue prepared meanwhile gives way to a model's points.
+    """
+    if not plan.needs_data:
+        return set()
+    space = study.spec.space
+    prepared = store.suggestions.prepared(study.id)
+    if any(c.fallback_reason is None for c in proposal.candidates):
+        rescued = [s for s in prepared if s.source is SuggestionSource.GENERATED and not s.provenance.fit_id]
+        store.suggestions.save([s.moved_to(SuggestionState.SUPERSEDED) for s in rescued])
+        prepared = [s for s in prepared if s not in rescued]
+    staying = lasting(list(prepared), study=study, fixed_key=plan.key)
+    return {space.key(p) for p in (*store.trials.open_parameters(study.id), *(s.parameters for s in staying))}
+
+
+def _stopped_if_exhausted(
+    study: Study, plan: _Plan, proposal: Proposal, *, store: Store, now: datetime
+) -> Study:
+    """STOPPED where every configuration was tried and none is under way.
+
+    Points that wait for a worker with fixed values are taken back first, and may then be given to anybody.
+    """
     nothing_left = proposal.fit.diagnostics.get("exhausted") and not proposal.candidates and not plan.key
-    if not nothing_left or study.n_open or plan.view.pending:
+    is_outdated = (study.data_version, study.spec_version) != (
+        plan.view.data_version,
+        plan.study.spec_version,
+    )
+    if not nothing_left or is_outdated or study.n_open or study.state is not StudyState.ACTIVE:
+        return study
+    if plan.view.pending:
+        if store.suggestions.supersede(study.id, before_version=study.data_version + 1):
+            request_compute(study, store=store, now=now)
         return study
     reason = "exhausted: every configuration of the search space has been tried"
-    return study.moved_to(StudyState.STOPPED, reason=reason, now=now)
+    return stopped_study(study, reason, store=store, now=now)
 
 
 def _breaker_after(study: Study, plan: _Plan, proposal: Proposal) -> Study:
@@ -244,17 +278,9 @@ def _event(plan: _Plan, proposal: Proposal, *, n_written: int, study: Study, now
 
 def finish_job(job: Job, *, store: Store) -> None:
     """DONE, or QUEUED once more where something changed meanwhile."""
-    store.jobs.save(
-        replace(
-            job,
-            state=JobState.QUEUED if job.is_dirty else JobState.DONE,
-            is_dirty=False,
-            token=None,
-            lease_expires_at=None,
-            n_crashes=0,
-            updated_at=store.now(),
-        )
-    )
+    now = store.now()
+    job = replace(job, n_crashes=0)
+    store.jobs.save(job.requeued(now=now) if job.is_dirty else job.done(now=now))
 
 
 def _finish_idle(job: Job, *, uow: UnitOfWork) -> None:

@@ -115,10 +115,13 @@ def _judged(given: GivenTrial, spec: StudySpec, *, study: Study, source: TrialSo
     if state not in GIVEN_STATES:
         allowed = ", ".join(s.value for s in GIVEN_STATES)
         problems.append(Problem("state", f"{state.value} is not a result", f"give one of {allowed}"))
-    elif state is TrialState.COMPLETED:
+    else:
+        # a trial that ended otherwise owes no metric, but those it has must be sound
+        outcome = replace(given.outcome, is_stopped_early=state is not TrialState.COMPLETED)
         try:
-            state, _, broken = judge(given.outcome, spec)
-            reason = reason or broken
+            judged, _, broken = judge(outcome, spec)
+            if state is TrialState.COMPLETED:
+                state, reason = judged, reason or broken
         except Invalid as error:
             problems += error.problems
     if problems:

@@ -8,14 +8,14 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from bo_service.domain.dominance import front_after, scores
-from bo_service.domain.job import JobKind
+from bo_service.domain.job import JobKind, Queue
 from bo_service.domain.proposal import Measurement
 from bo_service.domain.records import Event, EventKind
 from bo_service.domain.stopping import n_startable, reason_to_stop
 from bo_service.domain.study import Study, StudyState
 from bo_service.domain.trial import AttemptExit, Trial, TrialState
 from bo_service.orchestrator.ports import Store
-from surrogates.registry import plugin
+from surrogates.registry import plugins
 
 WORKER_MEMORY: Final = timedelta(minutes=2)
 """A worker that asked this recently counts when suggestions are prepared."""
@@ -40,8 +40,15 @@ def is_short(study: Study, *, n_fresh: int, n_slots: int) -> bool:
 
 
 def looks_at_data(study: Study) -> bool:
-    """Whether the study's generator learns from results."""
-    return plugin(study.spec.surrogate.name).abilities.needs_model
+    """Whether the study's generator learns from results; one that is not installed here counts as one that does."""
+    found = plugins().get(study.spec.surrogate.name)
+    return found is None or found.abilities.needs_model
+
+
+def queue_of(study: Study) -> Queue:
+    """Where the study's fits belong, by its plug-in."""
+    found = plugins().get(study.spec.surrogate.name)
+    return Queue(found.abilities.queue) if found is not None else Queue.CPU
 
 
 def n_to_prepare(study: Study, *, n_slots: int) -> int:
@@ -54,10 +61,12 @@ def n_to_prepare(study: Study, *, n_slots: int) -> int:
     return min(max(n_slots - n_running, ahead), n_startable(study)[0])
 
 
-def request_compute(study: Study, *, store: Store, now: datetime) -> None:
-    """Queue an Advance where the study is active; a second one is absorbed by the first."""
+def request_compute(
+    study: Study, *, store: Store, now: datetime, payload: Mapping[str, Any] | None = None
+) -> None:
+    """Queue an Advance where the study is active; a second one of the same payload is absorbed by the first."""
     if study.state is StudyState.ACTIVE:
-        store.jobs.enqueue(study.id, JobKind.ADVANCE, {}, now=now)
+        store.jobs.enqueue(study.id, JobKind.ADVANCE, payload or {}, queue=queue_of(study), now=now)
 
 
 def close_trial(
@@ -138,8 +147,11 @@ def with_incumbent(trial: Trial, study: Study) -> Study:
 def stop_if_due(study: Study, *, store: Store, now: datetime) -> Study:
     """The study STOPPED where a rule says so, with an event."""
     reason = reason_to_stop(study, now=now) if study.state is StudyState.ACTIVE else None
-    if reason is None:
-        return study
+    return study if reason is None else stopped_study(study, reason, store=store, now=now)
+
+
+def stopped_study(study: Study, reason: str, *, store: Store, now: datetime) -> Study:
+    """The study STOPPED, with its event; the caller saves it."""
     stopped = study.moved_to(StudyState.STOPPED, reason=reason, now=now)
     store.records.add_event(
         Event(

@@ -12,7 +12,6 @@ from typing import Any, Final
 
 from bo_service.domain.errors import Invalid
 from bo_service.domain.ids import ProjectId, StudyId, TrialId, new_id, new_lease_token
-from bo_service.domain.job import JobKind
 from bo_service.domain.records import Event, EventKind
 from bo_service.domain.stopping import n_parallel_left, n_startable
 from bo_service.domain.study import Study, StudyState
@@ -218,7 +217,7 @@ def _ask_for_compute(
     if fixed:
         if wanting > 0 and n_startable(study)[0] > 0:
             payload = {"fixed": dict(fixed), "count": min(wanting, MAX_SUGGESTIONS_A_JOB)}
-            store.jobs.enqueue(study.id, JobKind.ADVANCE, payload, now=now)
+            request_compute(study, store=store, now=now, payload=payload)
         return
     n_slots = store.records.n_workers(study.id, since=now - WORKER_MEMORY)
     if is_short(study, n_fresh=store.suggestions.n_fresh(study), n_slots=n_slots):

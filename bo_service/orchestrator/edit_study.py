@@ -51,6 +51,7 @@ def edit_study(
             spec_version=study.spec_version + 1,
             data_version=study.data_version + int(is_for_model),
             breaker_reason=None if is_for_model else study.breaker_reason,
+            breaker_opened_at=None if is_for_model else study.breaker_opened_at,
             updated_at=now,
         )
         store.studies.save_spec(changed)
@@ -67,6 +68,11 @@ def edit_study(
                 at=now,
             )
         )
+        if edited.surrogate.name != study.spec.surrogate.name:
+            # what another generator prepared would stand in front of the new one's
+            store.suggestions.supersede(
+                study.id, before_version=changed.data_version, including_timeless=True
+            )
         request_compute(changed, store=store, now=now)
         store.commit()
     return changed

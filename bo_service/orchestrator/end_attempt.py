@@ -6,6 +6,7 @@ from typing import Final, Literal
 
 from bo_service.domain.errors import TrialClosed
 from bo_service.domain.ids import LeaseToken, ProjectId, TrialId
+from bo_service.domain.records import Event, EventKind
 from bo_service.domain.trial import AttemptExit, Trial, TrialState
 from bo_service.orchestrator.bookkeeping import close_trial, end_attempt_without_result, requeue_trial
 from bo_service.orchestrator.find_trial import find_trial
@@ -93,7 +94,7 @@ def release_trial(trial_id: TrialId, *, lease: LeaseToken, project_id: ProjectId
                 study=study,
                 store=store,
                 now=now,
-                reason="cancelled",
+                reason=trial.reason or "cancelled",
             )
         else:
             ended = requeue_trial(
@@ -136,8 +137,17 @@ def cancel_trial(trial_id: TrialId, reason: str | None, *, project_id: ProjectId
             )
         now = store.now()
         if trial.state is TrialState.RUNNING:
-            cancelled = trial.asked_to_stop(now=now)
+            cancelled = trial.asked_to_stop(reason=reason, now=now)
             store.trials.save(cancelled)
+            store.records.add_event(
+                Event(
+                    study_id=study.id,
+                    trial_id=trial.id,
+                    kind=EventKind.STOP_REQUESTED,
+                    payload={"number": trial.number, "reason": reason},
+                    at=now,
+                )
+            )
         else:
             cancelled = close_trial(
                 trial,

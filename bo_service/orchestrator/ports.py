@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from bo_service.domain.ids import FitId, JobId, LeaseToken, ProjectId, StudyId, SuggestionId, TrialId
-from bo_service.domain.job import Job, JobKind
+from bo_service.domain.job import ComputeWorker, Job, JobKind, Queue
 from bo_service.domain.proposal import Measurement, Parameters
 from bo_service.domain.records import ApiKey, Event, Fit, Observation, Page, StoredReply
 from bo_service.domain.study import Study, StudyState
@@ -102,15 +102,17 @@ class Trials(Protocol):
 
     def attempts(self, trial_id: TrialId) -> Sequence[Attempt]: ...
 
-    def observe(
-        self, trial_id: TrialId, step: int | None, values: Mapping[str, Measurement], at: datetime
-    ) -> None:
-        """Record values; the same value again changes nothing. Raises: Conflict on another value."""
+    def observe(self, trial: Trial, step: int, values: Mapping[str, Measurement], at: datetime) -> None:
+        """Record values of the trial's present attempt; the same value again changes nothing.
+
+        Raises: Conflict on another value.
+        """
 
     def observe_final(self, trials: Sequence[Trial], at: datetime) -> None:
         """Record the final values of trials that are new."""
 
-    def observations(self, trial_id: TrialId) -> Sequence[Observation]: ...
+    def observations(self, trial_id: TrialId) -> Sequence[Observation]:
+        """By step and metric; of several attempts at one step the last."""
 
 
 class Suggestions(Protocol):
@@ -132,9 +134,17 @@ class Suggestions(Protocol):
     def prepared(self, study_id: StudyId) -> Sequence[Suggestion]: ...
 
     def supersede(
-        self, study_id: StudyId, *, before_version: int, fixed_key: str, including_timeless: bool = False
+        self,
+        study_id: StudyId,
+        *,
+        before_version: int,
+        fixed_key: str | None = None,
+        including_timeless: bool = False,
     ) -> int:
-        """Retire generated suggestions made at earlier data versions (timeless ones stay unless included)."""
+        """Retire generated suggestions made at earlier data versions, for these fixed values or for all.
+
+        Timeless ones stay unless included.
+        """
 
     def page(self, study_id: StudyId, *, state: SuggestionState | None, limit: int) -> Sequence[Suggestion]:
         """Newest first."""
@@ -143,14 +153,31 @@ class Suggestions(Protocol):
 class Jobs(Protocol):
     """The outbox and the queue's truth."""
 
-    def enqueue(self, study_id: StudyId, kind: JobKind, payload: Mapping[str, Any], *, now: datetime) -> None:
-        """Queue once: a queued one absorbs it, a running one becomes dirty."""
+    def enqueue(
+        self,
+        study_id: StudyId,
+        kind: JobKind,
+        payload: Mapping[str, Any],
+        *,
+        queue: Queue = Queue.CPU,
+        ready_at: datetime | None = None,
+        now: datetime,
+    ) -> None:
+        """Queue once, for now or for later: a queued one absorbs it, a running one becomes dirty."""
 
-    def claim(self, *, now: datetime, lease_seconds: float, token: LeaseToken) -> Job | None:
-        """The oldest queued job, now RUNNING under this token."""
+    def claim(
+        self, *, now: datetime, lease_seconds: float, token: LeaseToken, job_id: JobId | None = None
+    ) -> Job | None:
+        """The job of this id, or the one that waits longest, now RUNNING under this token; None where it is not due."""
 
-    def get(self, job_id: JobId) -> Job:
-        """Raises: NotFound."""
+    def to_send(self, *, now: datetime, sent_before: datetime, limit: int) -> Sequence[Job]:
+        """Due jobs nobody was told of since then, now marked as sent; no two relays get the same."""
+
+    def unsend(self, job_ids: Sequence[JobId]) -> None:
+        """Take the mark back from jobs whose message could not be sent."""
+
+    def get(self, job_id: JobId, *, lock: bool = True) -> Job:
+        """Locked by default, after the study: every transaction locks in this order. Raises: NotFound."""
 
     def in_flight(self, study_id: StudyId) -> Job | None:
         """The QUEUED or RUNNING Advance of the study."""
@@ -163,11 +190,23 @@ class Jobs(Protocol):
     def expired(self, *, now: datetime) -> Sequence[Job]:
         """RUNNING jobs whose lease ended."""
 
+    def running_since(self, *, before: datetime) -> Sequence[Job]:
+        """RUNNING jobs that were claimed before this time."""
+
     def held_under(self, token_prefix: str) -> Sequence[Job]:
         """RUNNING jobs whose token starts like this."""
 
     def forget_done(self, *, before: datetime) -> int:
-        """Delete jobs that ended before this time."""
+        """Delete DONE jobs that ended before this time."""
+
+    def saw_compute(self, worker: ComputeWorker) -> None:
+        """Note what a compute worker says of itself."""
+
+    def compute_workers(self, *, since: datetime) -> Sequence[ComputeWorker]:
+        """Those heard of since then, by name."""
+
+    def forget_compute(self, *, before: datetime | None = None, name: str | None = None) -> int:
+        """Delete compute workers last heard of before this time, or the one of this name."""
 
 
 class Records(Protocol):
@@ -201,7 +240,8 @@ class Records(Protocol):
     def revoke_key(self, project_id: ProjectId, key_id: str, *, now: datetime) -> ApiKey:
         """Raises: NotFound."""
 
-    def reply(self, project_id: ProjectId, key: str) -> StoredReply | None: ...
+    def reply(self, project_id: ProjectId, key: str) -> StoredReply | None:
+        """The answer given under this key; others who ask with it wait until this transaction ends."""
 
     def remember_reply(
         self, project_id: ProjectId, key: str, reply: StoredReply, *, now: datetime

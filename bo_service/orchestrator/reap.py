@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from bo_service.domain.ids import LeaseToken
-from bo_service.domain.job import MAX_CRASHES, Job, JobState
+from bo_service.domain.ids import JobId, LeaseToken, TrialId
+from bo_service.domain.job import MAX_CRASHES, Job, JobState, pause_after
 from bo_service.domain.records import Event, EventKind
+from bo_service.domain.study import Study
 from bo_service.domain.trial import AttemptExit, TrialState
-from bo_service.orchestrator.bookkeeping import end_attempt_without_result, request_compute
+from bo_service.orchestrator.bookkeeping import end_attempt_without_result
 from bo_service.orchestrator.ports import Store, UnitOfWork
 
 BATCH: Final = 100
@@ -19,85 +20,94 @@ REPLIES_KEPT: Final = timedelta(days=1)
 DONE_JOBS_KEPT: Final = timedelta(days=1)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reaped:
-    """What one round of the reaper did."""
-
-    n_trials: int = 0
-    n_jobs: int = 0
-
-
-def reap(*, uow: UnitOfWork) -> Reaped:
-    """End every attempt whose lease is over and requeue every job whose worker is gone."""
+def expired(*, uow: UnitOfWork) -> tuple[list[TrialId], list[Job]]:
+    """Trials and jobs whose lease is over: give each to `reap_trial` or `reap_job`."""
     with uow(read_only=True) as store:
         now = store.now()
-        expired = [trial.id for trial in store.trials.expired(now=now, limit=BATCH)]
-        jobs = [job.id for job in store.jobs.expired(now=now)]
-    n_trials = 0
-    for trial_id in expired:
-        with uow() as store:
-            study = store.studies.get(store.trials.get(trial_id).study_id, lock=True)
-            trial, now = store.trials.get(trial_id), store.now()
-            # the worker may have been heard of between the two transactions
-            if trial.state is TrialState.RUNNING and trial.lease_expires_at and trial.lease_expires_at < now:
-                end_attempt_without_result(
-                    trial,
-                    AttemptExit.LEASE_EXPIRED,
-                    study=study,
-                    store=store,
-                    now=now,
-                    reason=f"no heartbeat from {trial.worker} for {trial.lease_seconds:g} s",
-                    may_retry=True,
-                )
-                store.commit()
-                n_trials += 1
-    n_jobs = 0
-    for job_id in jobs:
-        with uow() as store:
-            now = store.now()
-            job = store.jobs.get(job_id)
-            if job.state is JobState.RUNNING and job.lease_expires_at and job.lease_expires_at < now:
-                crash_job(job, "its worker stopped renewing the lease", store=store, now=now)
-                store.commit()
-                n_jobs += 1
-    return Reaped(n_trials=n_trials, n_jobs=n_jobs)
+        trials = [trial.id for trial in store.trials.expired(now=now, limit=BATCH)]
+        return trials, list(store.jobs.expired(now=now))
 
 
-def requeue_orphans(token_prefix: str, *, uow: UnitOfWork) -> int:
-    """Requeue jobs held by an executor that is known to be dead: its successor calls this when it starts."""
+def reap_trial(trial_id: TrialId, *, uow: UnitOfWork) -> bool:
+    """End the attempt of a worker that is silent; False where it was heard of meanwhile."""
     with uow() as store:
-        orphans: Sequence[Job] = store.jobs.held_under(token_prefix)
-        for job in orphans:
-            crash_job(job, "its worker died", store=store, now=store.now())
-        store.commit()
-    return len(orphans)
-
-
-def fail_job(job: Job, error: str, *, uow: UnitOfWork) -> None:
-    """Count a job that raised as crashed, unless its token is void."""
-    with uow() as store:
-        current = store.jobs.get(job.id)
-        if current.token == job.token and current.state is JobState.RUNNING:
-            crash_job(current, error, store=store, now=store.now())
-            store.commit()
-
-
-def crash_job(job: Job, error: str, *, store: Store, now: datetime) -> None:
-    """QUEUED again; after too many crashes DEAD, the study's breaker open and a fresh job queued."""
-    study = store.studies.get(job.study_id, lock=True)
-    n_crashes = job.n_crashes + 1
-    # a job that tries the model again while the breaker rests gets no second chance
-    is_dead = n_crashes >= MAX_CRASHES or study.breaker_reason is not None
-    store.jobs.save(
-        replace(
-            job,
-            state=JobState.DEAD if is_dead else JobState.QUEUED,
-            token=None,
-            lease_expires_at=None,
-            n_crashes=n_crashes,
-            error=error[:2000],
-            updated_at=now,
+        study = store.studies.of_trial(trial_id, lock=True)
+        trial, now = store.trials.get(trial_id), store.now()
+        if trial.state is not TrialState.RUNNING or not _is_over(trial.lease_expires_at, now):
+            return False
+        end_attempt_without_result(
+            trial,
+            AttemptExit.LEASE_EXPIRED,
+            study=study,
+            store=store,
+            now=now,
+            reason=f"no heartbeat from {trial.worker} for {trial.lease_seconds:g} s",
+            may_retry=True,
         )
+        store.commit()
+    return True
+
+
+def reap_job(job: Job, *, uow: UnitOfWork) -> bool:
+    """Requeue the job of a worker that is silent; False where it was heard of meanwhile."""
+    with uow() as store:
+        study, current = _locked(job, store)
+        now = store.now()
+        if current.state is not JobState.RUNNING or not _is_over(current.lease_expires_at, now):
+            return False
+        _crash(current, "its worker stopped renewing the lease", study=study, store=store, now=now)
+        store.commit()
+    return True
+
+
+def _is_over(lease_expires_at: datetime | None, now: datetime) -> bool:
+    return lease_expires_at is not None and lease_expires_at < now
+
+
+def _locked(job: Job, store: Store) -> tuple[Study, Job]:
+    """The job's study and the job as it is now, locked in the order every transaction keeps."""
+    study = store.studies.get(job.study_id, lock=True)
+    return study, store.jobs.get(job.id)
+
+
+def requeue_orphans(token_prefix: str, *, is_dead: Callable[[LeaseToken], bool], uow: UnitOfWork) -> int:
+    """Requeue jobs of executors that died without a word: their successor calls this when it starts."""
+    with uow(read_only=True) as store:
+        orphans = [job for job in store.jobs.held_under(token_prefix) if job.token and is_dead(job.token)]
+    return sum(crash_job(job, "its worker died", uow=uow) for job in orphans)
+
+
+def release_job(job: Job, *, uow: UnitOfWork) -> bool:
+    """Give a job back unfinished, because its worker was told to stop; nothing is counted."""
+    with uow() as store:
+        _, current = _locked(job, store)
+        if current.token != job.token or current.state is not JobState.RUNNING:
+            return False
+        store.jobs.save(current.requeued(now=store.now()))
+        store.commit()
+    return True
+
+
+def crash_job(job: Job, error: str, *, uow: UnitOfWork) -> bool:
+    """Count a job that raised, or whose worker died, as crashed; False where its token is void."""
+    with uow() as store:
+        study, current = _locked(job, store)
+        if current.token != job.token or current.state is not JobState.RUNNING:
+            return False
+        _crash(current, error, study=study, store=store, now=store.now())
+        store.commit()
+    return True
+
+
+def _crash(job: Job, error: str, *, study: Study, store: Store, now: datetime) -> None:
+    """QUEUED again after a pause that grows; the crash too many opens the study's breaker as well.
+
+    With the breaker open the next run bypasses the model. Where even that fails, the pauses keep the job from
+    burning the machine until somebody mends the cause.
+    """
+    n_crashes = job.n_crashes + 1
+    store.jobs.save(
+        replace(job.requeued(now=now, pause=pause_after(n_crashes)), n_crashes=n_crashes, error=error[:2000])
     )
     store.records.add_event(
         Event(
@@ -107,14 +117,16 @@ def crash_job(job: Job, error: str, *, store: Store, now: datetime) -> None:
             at=now,
         )
     )
-    if is_dead:
-        reason = f"breaker: {n_crashes} crashes of one job, the last: {error[:200]}"
-        study = replace(study, breaker_reason=reason, breaker_opened_at=now, updated_at=now)
-        store.studies.save(study)
+    is_news = study.breaker_reason is None
+    # a job that tries the model again after the breaker's rest gets no second chance
+    if n_crashes < MAX_CRASHES and is_news:
+        return
+    reason = f"breaker: {n_crashes} crashes of one job, the last: {error[:200]}"
+    store.studies.save(replace(study, breaker_reason=reason, breaker_opened_at=now, updated_at=now))
+    if is_news:
         store.records.add_event(
             Event(study_id=study.id, kind=EventKind.BREAKER, payload={"reason": reason}, at=now)
         )
-        request_compute(study, store=store, now=now)
 
 
 def renew_job(job: Job, *, seconds: float, uow: UnitOfWork) -> bool:
@@ -127,10 +139,12 @@ def renew_job(job: Job, *, seconds: float, uow: UnitOfWork) -> bool:
     return kept
 
 
-def claim_job(token: LeaseToken, *, lease_seconds: float, uow: UnitOfWork) -> Job | None:
-    """Take the oldest queued job, or None."""
+def claim_job(
+    token: LeaseToken, *, lease_seconds: float, job_id: JobId | None = None, uow: UnitOfWork
+) -> Job | None:
+    """Take this job, or the one that waits longest; None where it is not due."""
     with uow() as store:
-        job = store.jobs.claim(now=store.now(), lease_seconds=lease_seconds, token=token)
+        job = store.jobs.claim(now=store.now(), lease_seconds=lease_seconds, token=token, job_id=job_id)
         if job is not None:
             store.commit()
     return job
@@ -142,4 +156,5 @@ def tidy(*, uow: UnitOfWork) -> None:
         now = store.now()
         store.records.forget_replies(before=now - REPLIES_KEPT)
         store.jobs.forget_done(before=now - DONE_JOBS_KEPT)
+        store.jobs.forget_compute(before=now - DONE_JOBS_KEPT)
         store.commit()

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from bo_service.domain.errors import Invalid, LeaseLost, TrialClosed
+from bo_service.domain.errors import Invalid, LeaseLost, StudyClosed, TrialClosed
 from bo_service.domain.ids import LeaseToken, ProjectId, TrialId
 from bo_service.domain.proposal import Measurement
 from bo_service.domain.records import Event, EventKind
@@ -41,19 +41,19 @@ def record_observation(
 
     The same result again under the same lease changes nothing, so that a lost answer may be asked for again.
     A result that comes too late is kept as a note and refused.
-    Raises: NotFound, Invalid, LeaseLost, TrialClosed.
+    Raises: NotFound, Invalid, LeaseLost, TrialClosed, StudyClosed.
     """
     with uow() as store:
         trial, study = find_trial(trial_id, project_id=project_id, store=store, lock=True)
         try:
             trial.require_lease(lease)
-        except (LeaseLost, TrialClosed) as error:
+            study.require_open()
+        except (LeaseLost, TrialClosed, StudyClosed) as error:
             if _is_repeat(trial, outcome, lease, store=store):
                 return trial
             _keep_as_note(trial, outcome, error, study=study, store=store)
             store.commit()
             raise
-        study.require_open()
         state, how, reason = judge(outcome, study.spec)
         closed = close_trial(
             trial,
@@ -112,7 +112,12 @@ def _is_repeat(trial: Trial, outcome: Outcome, lease: LeaseToken, *, store: Stor
 
 
 def _keep_as_note(
-    trial: Trial, outcome: Outcome, error: LeaseLost | TrialClosed, *, study: Study, store: Store
+    trial: Trial,
+    outcome: Outcome,
+    error: LeaseLost | TrialClosed | StudyClosed,
+    *,
+    study: Study,
+    store: Store,
 ) -> None:
     values = {name: m.value for name, m in finite(outcome.measurements).items()}
     error.extras["kept_as_note"] = True

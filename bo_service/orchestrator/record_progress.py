@@ -36,7 +36,7 @@ def record_progress(
         if problems := [*_not_finite(values), *sem_problems(values)]:
             raise Invalid(problems)
         now = store.now()
-        store.trials.observe(trial.id, step, values, now)
+        store.trials.observe(trial, step, values, now)
         renewed = trial.renewed(now=now)
         store.trials.save(renewed)
         store.trials.renew_attempt(renewed, now=now)

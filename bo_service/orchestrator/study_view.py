@@ -85,15 +85,18 @@ def with_trials(view: StudyView, trials: tuple[Trial, ...]) -> StudyView:
     )
 
 
-def lasting(prepared: list[Suggestion], *, data_version: int, fixed_key: str) -> list[Suggestion]:
-    """The prepared suggestions that stay when newer ones are written: these are pending."""
+def lasting(prepared: list[Suggestion], *, study: Study, fixed_key: str) -> list[Suggestion]:
+    """The prepared suggestions that stay when newer ones are written: these are pending.
+
+    Those for other fixed values stay while they are fresh: a worker may still come for them.
+    """
+    oldest = study.data_version - study.staleness
     return [
         s
         for s in prepared
         if s.is_timeless
         or s.source is SuggestionSource.ENQUEUED
-        or s.fixed_key != fixed_key
-        or s.data_version >= data_version
+        or s.data_version >= (study.data_version if s.fixed_key == fixed_key else oldest)
     ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+from datetime import datetime
 from typing import Any
 
 from bo_service.domain.errors import Invalid
@@ -31,5 +32,21 @@ def decode_cursor(cursor: str, *types: type) -> tuple[Any, ...]:
         and len(values) == len(types)
         and all(isinstance(value, kind) for value, kind in zip(values, types, strict=True))
     ):
-        raise Invalid([Problem("cursor", "is not a cursor of this list", "use next_cursor of the last page")])
+        raise _foreign()
     return tuple(values)
+
+
+def decode_time_cursor(cursor: str) -> tuple[datetime, str]:
+    """The time and the id in a cursor of a list that is sorted by them. Raises: Invalid."""
+    text, key = decode_cursor(cursor, str, str)
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        raise _foreign() from None
+    if at.tzinfo is None:
+        raise _foreign()
+    return at, key
+
+
+def _foreign() -> Invalid:
+    return Invalid([Problem("cursor", "is not a cursor of this list", "use next_cursor of the last page")])

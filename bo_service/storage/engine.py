@@ -18,13 +18,19 @@ def _compact(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"), allow_nan=False)
 
 
-def open_engine(url: str, *, pool_size: int = 20) -> Engine:
-    """An engine for a `sqlite:///path` or `postgresql+psycopg://...` URL."""
+def open_engine(url: str, *, pool_size: int = 20, statement_seconds: float | None = None) -> Engine:
+    """An engine for a `sqlite:///path` or `postgresql+psycopg://...` URL; statements may be limited on PostgreSQL."""
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite":
         return _sqlite_engine(parsed, pool_size)
+    options = "" if statement_seconds is None else f"-c statement_timeout={round(1000 * statement_seconds)}"
     return create_engine(
-        parsed, pool_size=pool_size, max_overflow=pool_size, pool_pre_ping=True, json_serializer=_compact
+        parsed,
+        pool_size=pool_size,
+        max_overflow=pool_size,
+        pool_pre_ping=True,
+        json_serializer=_compact,
+        connect_args={"options": options, "application_name": "bo-service"},
     )
 
 

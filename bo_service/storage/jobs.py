@@ -9,15 +9,17 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, insert, select, update
+from sqlalchemy import Connection, Select, bindparam, insert, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 
 from bo_service.domain.errors import NotFound
 from bo_service.domain.ids import JobId, LeaseToken, StudyId, new_id
-from bo_service.domain.job import Job, JobKind, JobState
+from bo_service.domain.job import ComputeWorker, Job, JobKind, JobState, Queue
 from bo_service.storage.rows import job_from
-from bo_service.storage.tables import JobRow, table_of
+from bo_service.storage.tables import ComputeWorkerRow, JobRow, table_of
 
 JOBS = table_of(JobRow)
+COMPUTE = table_of(ComputeWorkerRow)
 IN_FLIGHT = (JobState.QUEUED.value, JobState.RUNNING.value)
 
 _IN_FLIGHT = (
@@ -33,6 +35,16 @@ _IN_FLIGHT = (
 _INSERT = insert(JOBS)
 
 
+def _due(now: datetime) -> Select[Any]:
+    """Jobs that may run now and that nobody else is taking, longest waiting first."""
+    return (
+        select(JOBS)
+        .where(JOBS.c.state == JobState.QUEUED.value, JOBS.c.ready_at <= now)
+        .order_by(JOBS.c.ready_at, JOBS.c.id)
+        .with_for_update(skip_locked=True)
+    )
+
+
 def digest_of(payload: Mapping[str, Any]) -> str:
     """Equal for equal payloads; jobs of one kind and digest are coalesced."""
     return hashlib.sha256(json.dumps(payload, sort_keys=True).encode()).hexdigest()[:32]
@@ -45,7 +57,16 @@ class SqlJobs:
     connection: Connection
     has_queued: bool = False
 
-    def enqueue(self, study_id: StudyId, kind: JobKind, payload: Mapping[str, Any], *, now: datetime) -> None:
+    def enqueue(
+        self,
+        study_id: StudyId,
+        kind: JobKind,
+        payload: Mapping[str, Any],
+        *,
+        queue: Queue = Queue.CPU,
+        ready_at: datetime | None = None,
+        now: datetime,
+    ) -> None:
         digest = digest_of(payload)
         wanted = {"study": study_id, "of_kind": kind.value, "of_digest": digest}
         row = self.connection.execute(_IN_FLIGHT, wanted).first()
@@ -60,7 +81,9 @@ class SqlJobs:
                 "study_id": study_id,
                 "kind": kind.value,
                 "digest": digest,
+                "queue": queue.value,
                 "state": JobState.QUEUED.value,
+                "ready_at": ready_at or now,
                 "payload": dict(payload),
                 "is_dirty": False,
                 "n_crashes": 0,
@@ -70,15 +93,11 @@ class SqlJobs:
         )
         self.has_queued = True
 
-    def claim(self, *, now: datetime, lease_seconds: float, token: LeaseToken) -> Job | None:
-        query = (
-            select(JOBS)
-            .where(JOBS.c.state == JobState.QUEUED.value)
-            .order_by(JOBS.c.created_at)
-            .limit(1)
-            .with_for_update(skip_locked=True)
-        )
-        row = self.connection.execute(query).first()
+    def claim(
+        self, *, now: datetime, lease_seconds: float, token: LeaseToken, job_id: JobId | None = None
+    ) -> Job | None:
+        query = _due(now) if job_id is None else _due(now).where(JOBS.c.id == job_id)
+        row = self.connection.execute(query.limit(1)).first()
         if row is None:
             return None
         job = replace(
@@ -92,8 +111,19 @@ class SqlJobs:
         self.save(job)
         return job
 
-    def get(self, job_id: JobId) -> Job:
-        row = self.connection.execute(select(JOBS).where(JOBS.c.id == job_id).with_for_update()).first()
+    def to_send(self, *, now: datetime, sent_before: datetime, limit: int) -> Sequence[Job]:
+        query = _due(now).where(or_(JOBS.c.sent_at.is_(None), JOBS.c.sent_at < sent_before)).limit(limit)
+        jobs = [job_from(row) for row in self.connection.execute(query)]
+        ids = [job.id for job in jobs]
+        self.connection.execute(update(JOBS).where(JOBS.c.id.in_(ids)).values(sent_at=now))
+        return jobs
+
+    def unsend(self, job_ids: Sequence[JobId]) -> None:
+        self.connection.execute(update(JOBS).where(JOBS.c.id.in_(job_ids)).values(sent_at=None))
+
+    def get(self, job_id: JobId, *, lock: bool = True) -> Job:
+        query = select(JOBS).where(JOBS.c.id == job_id)
+        row = self.connection.execute(query.with_for_update() if lock else query).first()
         if row is None:
             raise NotFound("job", job_id)
         return job_from(row)
@@ -116,6 +146,8 @@ class SqlJobs:
                 lease_expires_at=job.lease_expires_at,
                 n_crashes=job.n_crashes,
                 error=job.error,
+                sent_at=job.sent_at,
+                ready_at=job.ready_at,
                 updated_at=job.updated_at,
             )
         )
@@ -130,11 +162,11 @@ class SqlJobs:
         return bool(result.rowcount)
 
     def expired(self, *, now: datetime) -> Sequence[Job]:
-        query = (
-            select(JOBS)
-            .where(JOBS.c.state == JobState.RUNNING.value, JOBS.c.lease_expires_at < now)
-            .with_for_update(skip_locked=True)
-        )
+        query = select(JOBS).where(JOBS.c.state == JobState.RUNNING.value, JOBS.c.lease_expires_at < now)
+        return [job_from(row) for row in self.connection.execute(query)]
+
+    def running_since(self, *, before: datetime) -> Sequence[Job]:
+        query = select(JOBS).where(JOBS.c.state == JobState.RUNNING.value, JOBS.c.updated_at < before)
         return [job_from(row) for row in self.connection.execute(query)]
 
     def held_under(self, token_prefix: str) -> Sequence[Job]:
@@ -148,3 +180,34 @@ class SqlJobs:
             JOBS.delete().where(JOBS.c.state == JobState.DONE.value, JOBS.c.updated_at < before)
         )
         return int(result.rowcount)
+
+    def saw_compute(self, worker: ComputeWorker) -> None:
+        values = {
+            "name": worker.name,
+            "queues": [queue.value for queue in worker.queues],
+            "device": worker.device,
+            "version": worker.version,
+            "started_at": worker.started_at,
+            "seen_at": worker.seen_at,
+        }
+        make = postgresql.insert if self.connection.dialect.name == "postgresql" else sqlite.insert
+        statement = make(COMPUTE).values(values)
+        self.connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_=values))
+
+    def compute_workers(self, *, since: datetime) -> Sequence[ComputeWorker]:
+        query = select(COMPUTE).where(COMPUTE.c.seen_at >= since).order_by(COMPUTE.c.name)
+        return [
+            ComputeWorker(
+                name=row.name,
+                queues=tuple(Queue(name) for name in row.queues),
+                device=row.device,
+                version=row.version,
+                started_at=row.started_at,
+                seen_at=row.seen_at,
+            )
+            for row in self.connection.execute(query)
+        ]
+
+    def forget_compute(self, *, before: datetime | None = None, name: str | None = None) -> int:
+        which = COMPUTE.c.name == name if before is None else COMPUTE.c.seen_at < before
+        return int(self.connection.execute(COMPUTE.delete().where(which)).rowcount)

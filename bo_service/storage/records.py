@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
@@ -11,7 +11,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from bo_service.domain.errors import NotFound
 from bo_service.domain.ids import FitId, ProjectId, StudyId, TrialId, new_id
-from bo_service.domain.records import ApiKey, Event, Fit, StoredReply
+from bo_service.domain.records import WAKING, ApiKey, Event, Fit, StoredReply
 from bo_service.storage.rows import event_from, fit_from, key_from
 from bo_service.storage.tables import (
     ApiKeyRow,
@@ -53,8 +53,12 @@ class SqlRecords:
     """See ports.Records."""
 
     connection: Connection
+    changed: set[StudyId] = field(default_factory=set)
+    """Studies about which somebody who waits should hear after the commit."""
 
     def add_event(self, event: Event) -> None:
+        if event.kind in WAKING:
+            self.changed.add(event.study_id)
         self.connection.execute(
             _INSERT_EVENT,
             {
@@ -147,6 +151,10 @@ class SqlRecords:
         raise NotFound("key", key_id)
 
     def reply(self, project_id: ProjectId, key: str) -> StoredReply | None:
+        if self.connection.dialect.name == "postgresql":
+            # SQLite has one writer at a time anyway
+            lock = func.pg_advisory_xact_lock(func.hashtextextended(f"{project_id}/{key}", 0))
+            self.connection.execute(select(lock))
         query = select(REPLIES).where(REPLIES.c.project_id == project_id, REPLIES.c.key == key)
         row = self.connection.execute(query).first()
         if row is None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bo_service.domain.ids import FitId, JobId, LeaseToken, ProjectId, StudyId, SuggestionId, TrialId
-from bo_service.domain.job import Job, JobKind, JobState
+from bo_service.domain.job import Job, JobKind, JobState, Queue
 from bo_service.domain.proposal import Measurement
 from bo_service.domain.records import ApiKey, Event, EventKind, Fit, Scope
 from bo_service.domain.spec import StudySpec
@@ -204,7 +204,10 @@ def job_from(row: Row) -> Job:
         id=JobId(row.id),
         study_id=StudyId(row.study_id),
         kind=JobKind(row.kind),
+        queue=Queue(row.queue),
         state=JobState(row.state),
+        sent_at=row.sent_at,
+        ready_at=row.ready_at,
         payload=row.payload,
         is_dirty=row.is_dirty,
         token=LeaseToken(row.token) if row.token else None,

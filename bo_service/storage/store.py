@@ -66,5 +66,9 @@ class SqlUnitOfWork:
             store = SqlStore(connection, commit)
             yield store
             committed = not read_only and not connection.in_transaction()
-        if committed and store.jobs.has_queued:
+        if not committed:
+            return
+        if store.jobs.has_queued:
             self.wakeup.compute()
+        for study_id in store.records.changed | store.suggestions.changed:
+            self.wakeup.study_changed(study_id)

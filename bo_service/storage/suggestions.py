@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import Connection, and_, bindparam, func, insert, or_, select, update
@@ -54,9 +54,12 @@ class SqlSuggestions:
     """See ports.Suggestions."""
 
     connection: Connection
+    changed: set[StudyId] = field(default_factory=set)
+    """Studies about which somebody who waits should hear after the commit."""
 
     def add(self, suggestions: Sequence[Suggestion]) -> None:
         if suggestions:
+            self.changed.update(s.study_id for s in suggestions)
             self.connection.execute(_INSERT, [suggestion_values(s) for s in suggestions])
 
     def get(self, suggestion_id: SuggestionId) -> Suggestion:
@@ -90,21 +93,25 @@ class SqlSuggestions:
         )
 
     def supersede(
-        self, study_id: StudyId, *, before_version: int, fixed_key: str, including_timeless: bool = False
+        self,
+        study_id: StudyId,
+        *,
+        before_version: int,
+        fixed_key: str | None = None,
+        including_timeless: bool = False,
     ) -> int:
-        result = self.connection.execute(
-            update(SUGGESTIONS)
-            .where(
-                SUGGESTIONS.c.study_id == study_id,
-                SUGGESTIONS.c.state == PREPARED,
-                SUGGESTIONS.c.fixed_key == fixed_key,
-                SUGGESTIONS.c.source == GENERATED,
-                SUGGESTIONS.c.is_timeless.is_(False) | including_timeless,
-                SUGGESTIONS.c.data_version < before_version,
-            )
-            .values(state=SuggestionState.SUPERSEDED.value)
-        )
-        return int(result.rowcount)
+        which = [
+            SUGGESTIONS.c.study_id == study_id,
+            SUGGESTIONS.c.state == PREPARED,
+            SUGGESTIONS.c.source == GENERATED,
+            SUGGESTIONS.c.data_version < before_version,
+        ]
+        if fixed_key is not None:
+            which.append(SUGGESTIONS.c.fixed_key == fixed_key)
+        if not including_timeless:
+            which.append(SUGGESTIONS.c.is_timeless.is_(False))
+        retired = update(SUGGESTIONS).where(*which).values(state=SuggestionState.SUPERSEDED.value)
+        return int(self.connection.execute(retired).rowcount)
 
     def page(self, study_id: StudyId, *, state: SuggestionState | None, limit: int) -> Sequence[Suggestion]:
         query = select(SUGGESTIONS).where(SUGGESTIONS.c.study_id == study_id)

@@ -195,13 +195,14 @@ class AttemptRow(Table):
 
 
 class ObservationRow(Table):
-    """(trial, metric, step) -> value; step -1 holds the final value."""
+    """(trial, metric, step, attempt) -> value; step -1 holds the final value."""
 
     __tablename__ = "observations"
 
     trial_id: Mapped[str] = mapped_column(Id, ForeignKey("trials.id", ondelete="CASCADE"), primary_key=True)
     metric: Mapped[str] = mapped_column(String(64), primary_key=True)
     step: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    attempt: Mapped[int] = mapped_column(primary_key=True, server_default="0", autoincrement=False)
     value: Mapped[float]
     sem: Mapped[float | None]
     recorded_at: Mapped[datetime]
@@ -253,7 +254,7 @@ class JobRow(Table):
 
     __tablename__ = "jobs"
     __table_args__ = (
-        Index("ix_jobs_state_created_at", "state", "created_at"),
+        Index("ix_jobs_state_ready_at", "state", "ready_at"),
         Index(
             "uq_jobs_in_flight",
             "study_id",
@@ -269,7 +270,10 @@ class JobRow(Table):
     study_id: Mapped[str] = mapped_column(Id, ForeignKey("studies.id", ondelete="CASCADE"))
     kind: Mapped[str] = mapped_column(String(16))
     digest: Mapped[str] = mapped_column(String(32))
+    queue: Mapped[str] = mapped_column(String(16), server_default="cpu")
     state: Mapped[str] = mapped_column(String(16))
+    sent_at: Mapped[datetime | None]
+    ready_at: Mapped[datetime]
     payload: Mapped[dict[str, Any]]
     is_dirty: Mapped[bool]
     token: Mapped[str | None] = mapped_column(String(64))
@@ -323,6 +327,19 @@ class WorkerRow(Table):
     worker: Mapped[str] = mapped_column(String(256), primary_key=True)
     slots: Mapped[int]
     last_seen_at: Mapped[datetime]
+
+
+class ComputeWorkerRow(Table):
+    """A compute process and when it was last heard of."""
+
+    __tablename__ = "compute_workers"
+
+    name: Mapped[str] = mapped_column(String(128), primary_key=True)
+    queues: Mapped[list[str]] = mapped_column(Json)
+    device: Mapped[str] = mapped_column(String(64))
+    version: Mapped[str] = mapped_column(String(32))
+    started_at: Mapped[datetime]
+    seen_at: Mapped[datetime]
 
 
 class LlmCallRow(Table):

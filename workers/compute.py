@@ -1,0 +1,111 @@
+"""`bo compute`: compute workers behind a broker; with several devices, one worker for each."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import Final
+
+from bo_service.domain.job import Queue
+
+COMPUTED: Final = (Queue.CPU.value, Queue.GPU.value, Queue.LLM.value)
+DEVICE: Final = re.compile(r"cpu|cuda(:\d+)?")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run until a signal: the first lets fits under way end, the second does not wait."""
+    options = parser().parse_args(arguments)
+    devices = options.devices or [""]
+    commands = [(worker_command(options, device), device_environment(device)) for device in devices]
+    if len(commands) == 1:
+        command, environment = commands[0]
+        os.execve(command[0], command, environment)  # noqa: S606  no shell is wanted
+    return run_all(commands)
+
+
+def run_all(workers: Sequence[tuple[list[str], dict[str, str]]]) -> int:
+    """Run several workers, pass signals on to all, and end with the worst of their statuses.
+
+    When one ends by itself the others are stopped: whoever started this process starts them all again.
+    """
+    processes = [subprocess.Popen(command, env=environment) for command, environment in workers]
+
+    def pass_on(number: int, _: FrameType | None) -> None:
+        for process in processes:
+            if process.poll() is None:
+                process.send_signal(number)
+
+    signal.signal(signal.SIGTERM, pass_on)
+    signal.signal(signal.SIGINT, pass_on)
+    while all(process.poll() is None for process in processes):
+        try:
+            processes[0].wait(1.0)
+        except subprocess.TimeoutExpired:
+            continue
+    pass_on(signal.SIGTERM, None)
+    return max(abs(process.wait()) for process in processes)
+
+
+def worker_command(options: argparse.Namespace, device: str) -> list[str]:
+    """Celery's command for one worker."""
+    name = options.name or f"compute-{os.getpid()}"
+    suffix = f"-{device.replace(':', '')}" if device else ""
+    return [
+        *(sys.executable, "-m", "celery", "--app", "workers.celery_app", "worker"),
+        *("--queues", ",".join(options.queues), "--concurrency", str(options.concurrency)),
+        *("--hostname", f"{name}{suffix}@{socket.gethostname()}"),
+        *("--loglevel", "WARNING", "--without-gossip", "--without-mingle"),
+    ]
+
+
+def device_environment(device: str) -> dict[str, str]:
+    """The environment of a worker that sees one device and calls it by its first name."""
+    environment = dict(os.environ)
+    kind, _, index = device.partition(":")
+    if device:
+        environment["BO_DEVICE"] = kind
+    if index:
+        environment["CUDA_VISIBLE_DEVICES"] = index
+    return environment
+
+
+def _queues(text: str) -> list[str]:
+    return _listed(text, lambda name: name in COMPUTED, f"a queue: {', '.join(COMPUTED)}")
+
+
+def _devices(text: str) -> list[str]:
+    return _listed(text, lambda name: bool(DEVICE.fullmatch(name)), "a device: cpu, cuda, or cuda:0,cuda:1")
+
+
+def _listed(text: str, is_known: Callable[[str], bool], what: str) -> list[str]:
+    names = [name.strip() for name in text.split(",")]
+    if strangers := [name for name in names if not is_known(name)]:
+        raise argparse.ArgumentTypeError(f"{', '.join(map(repr, strangers))} is not {what}")
+    return names
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of `bo compute`."""
+    found = argparse.ArgumentParser(prog="bo compute", description="Fit models for a service with a broker.")
+    found.add_argument(
+        "--queues", type=_queues, default=["cpu"], help="comma-separated: cpu, gpu, llm (default: cpu)"
+    )
+    found.add_argument(
+        "--devices", type=_devices, help="a worker for each: cpu, cuda, or cuda:0,cuda:1 (default: BO_DEVICE)"
+    )
+    found.add_argument(
+        "--concurrency", type=int, default=1, help="processes of each worker; keep 1 on a GPU (default: 1)"
+    )
+    found.add_argument("--name", help="name of the worker, unique on its host (default: from the process id)")
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,50 @@
+"""Housekeeping: what the reaper does, round after round, beside an embedded executor or in the relay's process."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final, TypeVar
+
+from bo_service.orchestrator.ports import UnitOfWork
+from bo_service.orchestrator.reap import expired, reap_job, reap_trial, tidy
+
+TIDY_SECONDS: Final = 3600.0
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Housekeeper:
+    """One round at a time; what fails is logged and tried again in the next round, and keeps nothing else waiting."""
+
+    uow: UnitOfWork
+    _next_tidy: float = field(default_factory=lambda: time.monotonic() + TIDY_SECONDS)
+
+    def round(self) -> int:
+        """Reap, and tidy when it is time; returns how many trials and jobs went back to work."""
+        found = guarded(partial(expired, uow=self.uow), what="looking for lost leases")
+        trials, jobs = found or ([], [])
+        acts: Iterable[tuple[str, Callable[[], bool]]] = [
+            *((f"trial {trial_id}", partial(reap_trial, trial_id, uow=self.uow)) for trial_id in trials),
+            *((f"job {job.id}", partial(reap_job, job, uow=self.uow)) for job in jobs),
+        ]
+        n_reaped = sum(bool(guarded(act, what=f"reaping {what}")) for what, act in acts)
+        if time.monotonic() > self._next_tidy:
+            guarded(partial(tidy, uow=self.uow), what="tidying up")
+            self._next_tidy = time.monotonic() + TIDY_SECONDS
+        return n_reaped
+
+
+def guarded(act: Callable[[], T], *, what: str) -> T | None:
+    """Do it; None, and a line in the log, where it fails."""
+    try:
+        return act()
+    except Exception:  # the worker boundary: a process that keeps house outlives any single failure
+        logger.exception("%s failed", what)
+        return None

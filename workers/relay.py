@@ -1,0 +1,96 @@
+"""`bo relay`: sends the messages and keeps house for a service with a broker; any number of them may run."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import partial
+from typing import Final
+
+from bo_service.bootstrap import Services, open_services
+from bo_service.orchestrator.ports import UnitOfWork
+from bo_service.orchestrator.relay_jobs import BATCH, Send, relay_jobs
+from bo_service.settings import Settings
+from workers.house import Housekeeper, guarded
+from workers.tasks import Desk
+
+POLL_SECONDS: Final = 1.0
+"""Without a word from the database the relay looks this often."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Relay:
+    """Sends on every wake-up; reaps and rescues in between."""
+
+    services: Services
+    send: Send
+    awake: threading.Event = field(default_factory=threading.Event)
+    stopping: threading.Event = field(default_factory=threading.Event)
+
+    def run(self) -> None:
+        """Work until told to stop."""
+        settings = self.services.settings
+        keeper, desk = Housekeeper(self.services.uow), Desk(uow=self.services.uow)
+        next_round = time.monotonic()
+        while not self.stopping.is_set():
+            self.awake.clear()
+            if (guarded(self._relay, what="sending jobs") or 0) >= BATCH:
+                continue
+            if time.monotonic() >= next_round:
+                keeper.round()
+                rescue_overdue(desk, seconds=settings.fit_deadline_seconds, uow=self.services.uow)
+                next_round = time.monotonic() + settings.reaper_seconds
+            self.awake.wait(min(POLL_SECONDS, settings.reaper_seconds))
+
+    def stop(self, *_: object) -> None:
+        """End after the round under way."""
+        self.stopping.set()
+        self.awake.set()
+
+    def _relay(self) -> int:
+        after = timedelta(seconds=self.services.settings.job_resend_seconds)
+        return relay_jobs(send=self.send, resend_after=after, uow=self.services.uow)
+
+
+def rescue_overdue(desk: Desk, *, seconds: float, uow: UnitOfWork) -> int:
+    """Fallback suggestions for the claims behind every fit that takes longer than this; returns how many."""
+
+    def overdue() -> int:
+        with uow(read_only=True) as store:
+            jobs = store.jobs.running_since(before=store.now() - timedelta(seconds=seconds))
+        return sum(
+            guarded(partial(desk.rescue, job), what=f"rescue behind job {job.id}") or 0 for job in jobs
+        )
+
+    return guarded(overdue, what="looking for overdue fits") or 0
+
+
+def main() -> None:
+    """Entry point of `bo relay`."""
+    from workers.celery_app import send  # noqa: PLC0415  reads the settings when imported
+
+    settings = Settings()
+    logging.basicConfig(
+        level=settings.log_level.upper(),
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s relay %(name)s: %(message)s",
+    )
+    awake = threading.Event()
+    services = open_services(settings, on_jobs=awake.set, on_gap=awake.set)
+    relay = Relay(services=services, send=partial(send, settings=settings), awake=awake)
+    signal.signal(signal.SIGTERM, relay.stop)
+    signal.signal(signal.SIGINT, relay.stop)
+    logger.info("relaying jobs of %s", settings.resolved_database_url().rpartition("@")[2])
+    relay.run()
+    services.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""Runs one job under a lease: what a compute worker behind a broker does with a message."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from bo_service.bootstrap import Services
+from bo_service.domain.ids import JobId, new_lease_token
+from bo_service.domain.job import Job
+from bo_service.orchestrator.reap import claim_job, crash_job, renew_job
+from workers.house import guarded
+from workers.tasks import Desk
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Runner:
+    """A compute process's hands; a message that comes twice, late or for nothing does nothing."""
+
+    services: Services
+    desk: Desk
+
+    def run(self, job_id: str) -> bool:
+        """Run the job; False where it is done, taken or resting."""
+        settings, uow = self.services.settings, self.services.uow
+        job = claim_job(
+            new_lease_token(), lease_seconds=settings.job_lease_seconds, job_id=JobId(job_id), uow=uow
+        )
+        if job is None:
+            return False
+        with self._lease_kept(job):
+            try:
+                self.desk.run(job)
+            except Exception:  # the worker boundary: whatever a model does, the worker lives
+                logger.exception("job %s of study %s failed", job.id, job.study_id)
+                crash_job(job, traceback.format_exc(limit=-6), uow=uow)
+        return True
+
+    @contextmanager
+    def _lease_kept(self, job: Job) -> Iterator[None]:
+        """Renew the lease from a thread while the job runs."""
+        done = threading.Event()
+        seconds = self.services.settings.job_lease_seconds
+
+        def renew() -> None:
+            while not done.wait(seconds / 3):
+                kept = guarded(
+                    lambda: renew_job(job, seconds=seconds, uow=self.services.uow),
+                    what=f"renewing job {job.id}",
+                )
+                if kept is False:
+                    logger.warning("job %s was given to another worker; its result will be void", job.id)
+                    return
+
+        thread = threading.Thread(target=renew, name="lease", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()

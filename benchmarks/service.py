@@ -15,13 +15,15 @@ from bo_service.client import Client, Unreachable
 
 
 @contextmanager
-def running_service() -> Iterator[tuple[Client, int]]:
-    """A client of a fresh service on SQLite, and the process id of its HTTP process."""
+def running_service(*, database_url: str = "", processes: int = 1) -> Iterator[tuple[Client, int]]:
+    """A client of a fresh service, on SQLite by default, and the process id of its (first) HTTP process."""
     with tempfile.TemporaryDirectory() as folder:
         os.environ["BO_HOME"] = folder
-        command = [sys.executable, "-m", "bo_service", "up", "--port", "0"]
+        command = [sys.executable, "-m", "bo_service", "up", "--port", "0", "--processes", str(processes)]
         with (Path(folder) / "log").open("wb") as log:
-            process = subprocess.Popen(command, stdout=log, stderr=log)
+            process = subprocess.Popen(
+                command, stdout=log, stderr=log, env=os.environ | {"BO_DATABASE_URL": database_url}
+            )
         try:
             wait_for(Path(folder) / "credentials.json")
             with Client() as client:
@@ -29,6 +31,31 @@ def running_service() -> Iterator[tuple[Client, int]]:
         finally:
             process.terminate()
             process.wait(20)
+
+
+@contextmanager
+def running_postgres() -> Iterator[str]:
+    """The URL of a fresh database: on the server of BO_TEST_POSTGRES_URL, else on one started here."""
+    import psycopg
+    from sqlalchemy import make_url
+
+    with tempfile.TemporaryDirectory() as folder:
+        url, server = os.environ.get("BO_TEST_POSTGRES_URL"), None
+        if url is None:
+            import pgserver
+
+            server = pgserver.get_server(folder, cleanup_mode="delete")
+            url = server.get_uri()
+        name = f"bench_{time.time_ns()}"
+        with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
+            connection.execute(f'CREATE DATABASE "{name}"')
+        yield (
+            make_url(url)
+            .set(drivername="postgresql+psycopg", database=name)
+            .render_as_string(hide_password=False)
+        )
+        if server is not None:
+            server.cleanup()
 
 
 def wait_for(credentials: Path) -> None:

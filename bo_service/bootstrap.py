@@ -13,6 +13,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy import make_url
 
 import migrations
 from bo_service.domain.ids import ProjectId, StudyId, new_id
@@ -77,6 +78,11 @@ def open_services(
     signals = PostgresSignals(url, on_jobs=on_jobs, on_study=on_study, on_gap=on_gap)
     signals.start()
     return replace(build_services(settings, wakeup=signals), signals=signals)
+
+
+def shown_url(url: str) -> str:
+    """A URL without its password."""
+    return make_url(url).render_as_string(hide_password=True)
 
 
 def _alembic(settings: Settings) -> Config:

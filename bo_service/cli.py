@@ -45,11 +45,12 @@ def main_options(
 def up(
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="port to listen on; 0 takes a free one")] = 8000,
+    processes: Annotated[int, typer.Option(min=1, help="HTTP processes; several need PostgreSQL")] = 1,
 ) -> None:
     """Start the service with an embedded compute process; migrates its database and makes a local key."""
     from bo_service.main import serve  # noqa: PLC0415  the other commands start faster without it
 
-    serve(host, port)
+    serve(host, port, processes=processes)
 
 
 PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 import uvicorn
 from fastapi import FastAPI
@@ -21,13 +22,16 @@ from bo_service.bootstrap import (
     hash_key,
     local_key,
     open_services,
+    shown_url,
     upgrade_database,
 )
 from bo_service.compute_child import ComputeChild
 from bo_service.domain.records import Scope
 from bo_service.settings import Settings
+from bo_service.storage.signals import PostgresSignals
 
 logger = logging.getLogger(__name__)
+
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -68,12 +72,16 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     return build_app(context, lifespan=lifespan)
 
 
-def serve(host: str, port: int, settings: Settings | None = None) -> None:
+def serve(host: str, port: int, settings: Settings | None = None, *, processes: int = 1) -> None:
     """Migrate, make the local user's key, and serve until interrupted; port 0 takes a free one.
 
-    Raises: SystemExit where the port is taken.
+    Several processes share the port; they need PostgreSQL, through which they wake each other. Their settings come
+    from the environment.
+    Raises: SystemExit where the port is taken, or SQLite should serve several processes.
     """
     settings = settings or Settings()
+    if processes > 1 and settings.resolved_database_url().startswith("sqlite"):
+        raise SystemExit("several processes need PostgreSQL: set BO_DATABASE_URL, or leave --processes at 1")
     listening = _listen(host, port)
     logging.basicConfig(
         level=settings.log_level.upper(),
@@ -84,16 +92,52 @@ def serve(host: str, port: int, settings: Settings | None = None) -> None:
     services = build_services(settings)
     url = f"http://{host}:{listening.getsockname()[1]}"
     key = local_key(settings, url, uow=services.uow)
-    services.transactions.engine.dispose()
+    services.close()
     sys.stdout.write(
         f"bo-service at {url} (API: {url}/docs)\n"
-        f"data in {settings.resolved_database_url()}\n"
+        f"data in {shown_url(settings.resolved_database_url())}\n"
         f"key {key}\n"
         f"     kept in {settings.credentials_path}: `bo` and the Python client on this machine find it there\n"
     )
     sys.stdout.flush()
-    config = uvicorn.Config(create_app(settings), log_level=settings.log_level, access_log=False)
-    uvicorn.Server(config).run(sockets=[listening])
+    if processes == 1:
+        config = uvicorn.Config(create_app(settings), log_level=settings.log_level, access_log=False)
+        uvicorn.Server(config).run(sockets=[listening])
+        return
+    port = listening.getsockname()[1]
+    listening.close()  # uvicorn binds it again for the processes to share
+    with _shared_compute(settings):
+        uvicorn.run(
+            "bo_service.main:create_app",
+            factory=True,
+            host=host,
+            port=port,
+            workers=processes,
+            log_level=settings.log_level,
+            access_log=False,
+        )
+
+
+@contextmanager
+def _shared_compute(settings: Settings) -> Iterator[None]:
+    """One compute child for all HTTP processes, where it is embedded: it belongs to their parent."""
+    if settings.compute != "embedded":
+        yield
+        return
+    # the HTTP processes read the environment: the child is not theirs
+    os.environ["BO_COMPUTE"] = "external"
+    says = PostgresSignals(settings.resolved_database_url())
+    child = ComputeChild(on_change=says.study_changed, environment=settings.compute_environment())
+    hears = PostgresSignals(settings.resolved_database_url(), on_jobs=child.compute, on_gap=child.compute)
+    says.start()
+    hears.start()
+    child.start()
+    try:
+        yield
+    finally:
+        child.stop()
+        hears.stop()
+        says.stop()
 
 
 def _listen(host: str, port: int) -> socket.socket:

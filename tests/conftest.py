@@ -49,7 +49,8 @@ class Service:
 
 
 def start_process(port: int, environment: dict[str, str]) -> subprocess.Popen[bytes]:
-    code = f"from bo_service.main import serve; serve('127.0.0.1', {port})"
+    processes = int(environment.get("TEST_API_PROCESSES", "1"))
+    code = f"from bo_service.main import serve; serve('127.0.0.1', {port}, processes={processes})"
     with (Path(environment["BO_HOME"]) / "service.log").open("ab") as log:
         return subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=log, stderr=log)
 

@@ -56,15 +56,11 @@ class Executor:
         if n_orphans:
             logger.warning("requeued %d jobs of a process that died", n_orphans)
         threading.Thread(target=self._keep_house, name="house", daemon=True).start()
-        is_warm = False
+        # importing what fits models takes seconds, which jobs without a model need not wait for
+        threading.Thread(target=self.desk.warm_up, name="warm-up", daemon=True).start()
         while not self.stopping.is_set():
             self.awake.clear()
             if self._run_one():
-                continue
-            if not is_warm:
-                # the first idle moment is the time to import what takes seconds
-                self.desk.warm_up()
-                is_warm = True
                 continue
             self.awake.wait(IDLE_SECONDS)
 

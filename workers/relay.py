@@ -12,7 +12,7 @@ from datetime import timedelta
 from functools import partial
 from typing import Final
 
-from bo_service.bootstrap import Services, open_services
+from bo_service.bootstrap import Services, open_services, shown_url
 from bo_service.orchestrator.ports import UnitOfWork
 from bo_service.orchestrator.relay_jobs import BATCH, Send, relay_jobs
 from bo_service.settings import Settings
@@ -87,7 +87,7 @@ def main() -> None:
     relay = Relay(services=services, send=partial(send, settings=settings), awake=awake)
     signal.signal(signal.SIGTERM, relay.stop)
     signal.signal(signal.SIGINT, relay.stop)
-    logger.info("relaying jobs of %s", settings.resolved_database_url().rpartition("@")[2])
+    logger.info("relaying the jobs of %s", shown_url(settings.resolved_database_url()))
     relay.run()
     services.close()
 

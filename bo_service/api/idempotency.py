@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,13 +16,16 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
 
 from bo_service.api.context import ApiContext, Caller
-from bo_service.domain.errors import IdempotencyMismatch, Invalid, ServiceError
+from bo_service.domain.errors import Contention, IdempotencyMismatch, Invalid, ServiceError
 from bo_service.domain.records import StoredReply
 from bo_service.orchestrator.ports import Store, UnitOfWork
 from surrogates.errors import Problem
 
 HEADER: Final = "idempotency-key"
 MAX_KEY_CHARACTERS: Final = 256
+
+N_TRIES: Final = 4
+"""So often is work tried that stands in another transaction's way."""
 
 Act = Callable[[UnitOfWork], tuple[int, Mapping[str, Any]]]
 """Does the work in the unit of work it is given; returns status and body."""
@@ -71,6 +76,25 @@ def once(
     The field named `shown_once` is not stored: a repeated answer has null there.
     Raises: IdempotencyMismatch where the key came with another request; whatever the work raises.
     """
+    for attempt in range(N_TRIES):
+        try:
+            return _once(request, body, act, caller=caller, context=context, shown_once=shown_once)
+        except Contention:
+            if attempt == N_TRIES - 1:
+                raise
+            time.sleep(random.uniform(0.002, 0.02) * (attempt + 1))
+    raise AssertionError("unreachable")
+
+
+def _once(
+    request: Request,
+    body: BaseModel | Mapping[str, Any],
+    act: Act,
+    *,
+    caller: Caller,
+    context: ApiContext,
+    shown_once: str | None,
+) -> Response:
     key = request.headers.get(HEADER)
     if key is None:
         status, reply = act(context.uow)

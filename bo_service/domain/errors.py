@@ -9,6 +9,7 @@
 +- Unauthorized      the caller gives a valid key
 +- Forbidden         the caller needs a key of a wider scope
 `- Unavailable       the caller tries again later
+   `- Contention        the service tries again itself; the caller only where that failed
 """
 
 from __future__ import annotations
@@ -123,3 +124,9 @@ class Unavailable(ServiceError):
     """The service cannot answer now; trying again later is right."""
 
     code = "unavailable"
+
+
+class Contention(Unavailable):
+    """Two transactions stood in each other's way; the same one may succeed at once."""
+
+    code = "contention"

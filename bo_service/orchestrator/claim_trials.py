@@ -17,13 +17,21 @@ from bo_service.domain.stopping import n_parallel_left, n_startable
 from bo_service.domain.study import Study, StudyState
 from bo_service.domain.suggestion import Suggestion, SuggestionSource, SuggestionState
 from bo_service.domain.trial import Attempt, Trial, TrialSource, TrialState
-from bo_service.orchestrator.bookkeeping import WORKER_MEMORY, is_short, request_compute, stop_if_due
+from bo_service.orchestrator.bookkeeping import (
+    WORKER_MEMORY,
+    is_short,
+    looks_at_data,
+    request_compute,
+    stop_if_due,
+)
 from bo_service.orchestrator.ports import Store, UnitOfWork
 from surrogates.errors import Problem
 from surrogates.space import SearchSpace
 
 MAX_SUGGESTIONS_A_JOB: Final = 100
 MAX_NOTED: Final = 10_000
+TIMELESS_CHECK: Final = 4
+"""Model-free suggestions are counted at every fourth trial; sixteen a worker lie ready."""
 
 
 class Sightings:
@@ -218,6 +226,9 @@ def _ask_for_compute(
         if wanting > 0 and n_startable(study)[0] > 0:
             payload = {"fixed": dict(fixed), "count": min(wanting, MAX_SUGGESTIONS_A_JOB)}
             request_compute(study, store=store, now=now, payload=payload)
+        return
+    if wanting <= 0 and not looks_at_data(study) and study.next_number % TIMELESS_CHECK:
+        # so many lie ready that they need not be counted at every claim
         return
     n_slots = store.records.n_workers(study.id, since=now - WORKER_MEMORY)
     if is_short(study, n_fresh=store.suggestions.n_fresh(study), n_slots=n_slots):

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy import Connection, Engine, create_engine, event, func, make_url, select
 from sqlalchemy.engine import URL
 
 SQLITE_BUSY_SECONDS: Final = 30
+CLOCK_SECONDS: Final = 5.0
+"""The server is asked for the time this often."""
 
 
 def _compact(value: Any) -> str:
@@ -28,7 +32,7 @@ def open_engine(url: str, *, pool_size: int = 20, statement_seconds: float | Non
         parsed,
         pool_size=pool_size,
         max_overflow=pool_size,
-        pool_pre_ping=True,
+        pool_pre_ping=False,  # a ping costs every request a round trip; after a restart a few are sent again
         json_serializer=_compact,
         connect_args={"options": options, "application_name": "bo-service"},
     )
@@ -76,6 +80,20 @@ class Transactions:
         self.engine = engine
         self.is_sqlite = engine.dialect.name == "sqlite"
         self._writer = threading.Lock()
+        self._clock_offset = timedelta(0)
+        self._clock_due = 0.0
+
+    def now(self, connection: Connection) -> datetime:
+        """The database's clock, UTC: this machine's own, corrected by what the server said within the last seconds."""
+        if self.is_sqlite:
+            return datetime.now(UTC)
+        if time.monotonic() >= self._clock_due:
+            before = datetime.now(UTC)
+            there = connection.execute(select(func.clock_timestamp())).scalar_one().astimezone(UTC)
+            here = datetime.now(UTC)
+            self._clock_offset = there - (before + (here - before) / 2)
+            self._clock_due = time.monotonic() + CLOCK_SECONDS
+        return datetime.now(UTC) + self._clock_offset
 
     def is_idle(self) -> bool:
         """Whether a writer of this process would have its turn at once; never promised for PostgreSQL."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
+from sqlalchemy import Connection, Text, bindparam, delete, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from bo_service.domain.errors import NotFound
@@ -46,6 +46,12 @@ _SAW = {
         set_={"last_seen_at": _POSTGRES.excluded.last_seen_at, "slots": _POSTGRES.excluded.slots},
     ),
 }
+
+
+_LOCK_REPLY = select(func.pg_advisory_xact_lock(func.hashtextextended(bindparam("name", type_=Text), 0)))
+_REPLY = select(REPLIES).where(
+    REPLIES.c.project_id == bindparam("of_project"), REPLIES.c.key == bindparam("of_key")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,10 +159,8 @@ class SqlRecords:
     def reply(self, project_id: ProjectId, key: str) -> StoredReply | None:
         if self.connection.dialect.name == "postgresql":
             # SQLite has one writer at a time anyway
-            lock = func.pg_advisory_xact_lock(func.hashtextextended(f"{project_id}/{key}", 0))
-            self.connection.execute(select(lock))
-        query = select(REPLIES).where(REPLIES.c.project_id == project_id, REPLIES.c.key == key)
-        row = self.connection.execute(query).first()
+            self.connection.execute(_LOCK_REPLY, {"name": f"{project_id}/{key}"})
+        row = self.connection.execute(_REPLY, {"of_project": project_id, "of_key": key}).first()
         if row is None:
             return None
         return StoredReply(request_hash=row.request_hash, status=row.status, body=row.body)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection
 
 from bo_service.orchestrator.ports import Wakeup
 from bo_service.storage.engine import Transactions
+from bo_service.storage.failures import translated
 from bo_service.storage.jobs import SqlJobs
 from bo_service.storage.records import SqlRecords
 from bo_service.storage.studies import SqlStudies
@@ -24,6 +25,7 @@ class SqlStore:
 
     connection: Connection
     _commit: Callable[[], None]
+    _clock: Callable[[Connection], datetime]
     studies: SqlStudies = field(init=False)
     trials: SqlTrials = field(init=False)
     suggestions: SqlSuggestions = field(init=False)
@@ -39,14 +41,9 @@ class SqlStore:
         self.records = SqlRecords(self.connection)
 
     def now(self) -> datetime:
-        """One instant for the whole transaction; SQLite's clock is this machine's own."""
+        """One instant for the whole transaction."""
         if self._now is None:
-            if self.connection.dialect.name == "sqlite":
-                self._now = datetime.now(UTC)
-            else:
-                self._now = (
-                    self.connection.execute(select(func.clock_timestamp())).scalar_one().astimezone(UTC)
-                )
+            self._now = self._clock(self.connection)
         return self._now
 
     def commit(self) -> None:
@@ -62,8 +59,8 @@ class SqlUnitOfWork:
 
     @contextmanager
     def __call__(self, *, read_only: bool = False) -> Iterator[SqlStore]:
-        with self.transactions(read_only=read_only) as (connection, commit):
-            store = SqlStore(connection, commit)
+        with translated(), self.transactions(read_only=read_only) as (connection, commit):
+            store = SqlStore(connection, commit, self.transactions.now)
             yield store
             committed = not read_only and not connection.in_transaction()
         if not committed:

@@ -213,7 +213,8 @@ class SuggestionRow(Table):
 
     __tablename__ = "suggestions"
     __table_args__ = (
-        Index("ix_suggestions_study_id_state_fixed_key", "study_id", "state", "fixed_key", "id"),
+        # in the order in which claims take them
+        Index("ix_suggestions_take", "study_id", "state", "fixed_key", "source", "id"),
     )
 
     id: Mapped[str] = mapped_column(Id, primary_key=True)

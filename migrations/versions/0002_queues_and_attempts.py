@@ -25,6 +25,9 @@ def upgrade() -> None:
         batch.alter_column("ready_at", existing_type=sa.DateTime(timezone=True), nullable=False)
         batch.drop_index("ix_jobs_state_created_at")
         batch.create_index("ix_jobs_state_ready_at", ["state", "ready_at"])
+    with op.batch_alter_table("suggestions") as batch:
+        batch.drop_index("ix_suggestions_study_id_state_fixed_key")
+        batch.create_index("ix_suggestions_take", ["study_id", "state", "fixed_key", "source", "id"])
     op.create_table(
         "compute_workers",
         sa.Column("name", sa.String(length=128), nullable=False),
@@ -52,6 +55,11 @@ def downgrade() -> None:
         batch.create_primary_key("pk_observations", ["trial_id", "metric", "step"])
         batch.drop_column("attempt")
     op.drop_table("compute_workers")
+    with op.batch_alter_table("suggestions") as batch:
+        batch.drop_index("ix_suggestions_take")
+        batch.create_index(
+            "ix_suggestions_study_id_state_fixed_key", ["study_id", "state", "fixed_key", "id"]
+        )
     with op.batch_alter_table("jobs") as batch:
         batch.drop_index("ix_jobs_state_ready_at")
         batch.create_index("ix_jobs_state_created_at", ["state", "created_at"])

@@ -54,7 +54,7 @@ class RedisServer:
     def start(self) -> None:
         command = [self.binary, "--port", str(self.port), "--save", "", "--dir", str(self.folder)]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        wait_for(lambda: self._answers(), "Redis")
+        wait_for(self._answers, "Redis")
 
     def kill(self) -> None:
         assert self.process is not None
@@ -125,7 +125,9 @@ class Fleet:
     def relay(self, name: str = "relay", **environment: str) -> subprocess.Popen[bytes]:
         return self.start(name, "relay", **environment)
 
-    def compute(self, name: str = "compute", queues: str = "cpu", **environment: str) -> subprocess.Popen[bytes]:
+    def compute(
+        self, name: str = "compute", queues: str = "cpu", **environment: str
+    ) -> subprocess.Popen[bytes]:
         return self.start(name, "compute", "--queues", queues, "--name", name, **environment)
 
     def kill(self, name: str) -> None:

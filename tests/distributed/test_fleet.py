@@ -34,7 +34,9 @@ def test_a_study_runs_across_processes(fleet: Fleet, make_spec) -> None:
     assert generators[-1].startswith("gp:")
 
 
-def test_redis_flushed_and_restarted_loses_nothing(fleet: Fleet, redis_server: RedisServer, make_spec) -> None:
+def test_redis_flushed_and_restarted_loses_nothing(
+    fleet: Fleet, redis_server: RedisServer, make_spec
+) -> None:
     api = fleet.api()
     fleet.relay()
     fleet.compute()
@@ -70,3 +72,24 @@ def test_a_gpu_study_is_served_by_a_cpu_worker_when_there_is_no_other() -> None:
     assert route(Queue.GPU, {Queue.CPU, Queue.GPU}) is Queue.GPU
     assert route(Queue.GPU, set()) is Queue.GPU
     assert route(Queue.LLM, {Queue.GPU}) is Queue.LLM
+
+
+def test_several_api_processes_act_as_one(fleet: Fleet, make_spec) -> None:
+    """A key used at two processes acts once; a claim waiting at one hears of what another did."""
+    fleet.environment |= {"TEST_API_PROCESSES": "3", "BO_COMPUTE": "embedded"}
+    api = fleet.api()
+    spec = make_spec(surrogate={"name": "gp"}, initial={"size": 2})
+    with Client(api.url, api.key) as client:
+        study = client.create_study(spec)
+        assert evaluate(client, study.name, 6)[-1].startswith("gp:")
+    claims = []
+    for _ in range(12):
+        # a connection each: the kernel spreads them over the processes
+        with api.http() as http:
+            reply = http.post(
+                f"/v1/studies/{study.id}/trials",
+                json={"worker": "same", "wait_seconds": 10},
+                headers={"Idempotency-Key": "once"},
+            )
+            claims.append(reply.json()["trials"][0]["id"])
+    assert len(set(claims)) == 1

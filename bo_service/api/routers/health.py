@@ -36,7 +36,7 @@ def ready(context: Context) -> JSONResponse:
 def _database_answers(context: Context) -> bool:
     try:
         with context.uow(read_only=True) as store:
-            store.records.reply("", "")  # type: ignore[arg-type]
+            store.now()
     except (ServiceError, OSError, RuntimeError):
         return False
     return True

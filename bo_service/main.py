@@ -33,7 +33,6 @@ from bo_service.storage.signals import PostgresSignals
 logger = logging.getLogger(__name__)
 
 
-
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The application with its compute child, ready for an ASGI server; the database must be migrated."""
     settings = settings or Settings()

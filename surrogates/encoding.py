@@ -23,6 +23,7 @@ from surrogates.parameters import (
     Parameter,
     Shares,
     Value,
+    unit_of,
 )
 from surrogates.space import SearchSpace
 
@@ -226,16 +227,6 @@ def _width(parameter: Parameter) -> int:
     if isinstance(parameter, Mixture):
         return len(parameter.components)
     return len(parameter.choices) if isinstance(parameter, Categorical) else 1
-
-
-def unit_of(parameter: Float | Int, value: float) -> float:
-    """A number's place in its range, in [0, 1]."""
-    if parameter.log:
-        low, high = math.log(parameter.low), math.log(parameter.high)
-        return (math.log(value) - low) / (high - low)
-    # halves first: the width of a very wide range overflows
-    half_width = parameter.high / 2 - parameter.low / 2
-    return (value / 2 - parameter.low / 2) / half_width
 
 
 def value_at(parameter: Float | Int, unit: float) -> float:

@@ -323,3 +323,13 @@ class Mixture:
 
 
 Parameter = Float | Int | Categorical | Ordinal | Bool | Fixed | Mixture
+
+
+def unit_of(parameter: Float | Int, value: float) -> float:
+    """A number's place in its range, in [0, 1]."""
+    if parameter.log:
+        low, high = math.log(parameter.low), math.log(parameter.high)
+        return (math.log(value) - low) / (high - low)
+    # halves first: the width of a very wide range overflows
+    half_width = parameter.high / 2 - parameter.low / 2
+    return (value / 2 - parameter.low / 2) / half_width

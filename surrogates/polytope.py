@@ -8,17 +8,21 @@ from typing import Any, Final
 
 import numpy as np
 from scipy.linalg import null_space
-from scipy.optimize import linprog
+from scipy.optimize import Bounds, LinearConstraint, linprog, milp
 
 from surrogates.encoding import Array, Encoding, encode_fixed
 from surrogates.errors import EmptyRegion, Problem
-from surrogates.parameters import Configuration, Mixture, Shares, Value
+from surrogates.parameters import Configuration, Float, Int, Mixture, Shares, Value
 from surrogates.space import SearchSpace
 
 STEPS_A_DIMENSION: Final = 12
 """Hit-and-run steps from the centre for one point, for each free dimension."""
 
 MIN_STEPS: Final = 30
+
+GRID_TOLERANCE: Final = 1e-9
+GRID_SECONDS: Final = 0.25
+"""An integer program that takes longer is given up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,10 @@ class Polytope:
     """(m, d) rows a with a.x <= b."""
     bound: Array
     """(m,)"""
+    equal: Array
+    """(k, d) rows a with a.x == b."""
+    right: Array
+    """(k,)"""
     centre: Array
     """(d,), the centre of the largest ball inside (Chebyshev)."""
 
@@ -54,6 +62,34 @@ class Polytope:
             if np.isfinite(forward) and np.isfinite(backward):
                 x = x + (backward + rng.random() * (forward - backward)) * direction
         return x
+
+    def on_grid(self, rng: np.random.Generator) -> Array | None:
+        """A point (d,) whose numbers lie on their grids, extreme in a random direction; None where none was found."""
+        steps = np.ones(len(self.columns))
+        is_grid = np.zeros(len(self.columns))
+        for name in self.parameters:
+            parameter, block = self.encoding.space[name], self.encoding.block(name)
+            if isinstance(parameter, Int | Float) and parameter.step is not None and not parameter.log:
+                assert block is not None
+                column = self.columns.index(block.columns.start)
+                steps[column] = parameter.step / (parameter.high - parameter.low)
+                is_grid[column] = 1.0
+        constraints = [LinearConstraint(self.upper * steps, -np.inf, self.bound + GRID_TOLERANCE)]
+        if len(self.equal):
+            constraints.append(
+                LinearConstraint(self.equal * steps, self.right - GRID_TOLERANCE, self.right + GRID_TOLERANCE)
+            )
+        result = milp(
+            rng.standard_normal(len(steps)) * steps,
+            integrality=is_grid,
+            bounds=Bounds(0.0, 1.0 / steps),
+            constraints=constraints,
+            options={"time_limit": GRID_SECONDS},
+        )
+        if result.x is None:
+            return None
+        found: Array = np.where(is_grid > 0, np.round(result.x), result.x) * steps
+        return found
 
     def applied(self, x: Array, configuration: Configuration) -> dict[str, Value | Shares]:
         """The configuration with its linear parameters at this point, snapped."""
@@ -121,4 +157,6 @@ def _solved(
     )
     if result.status != 0 or result.x is None:
         raise EmptyRegion([Problem("constraints", f"no values of {', '.join(names)} meet all of them")])
-    return Polytope(encoding, names, columns, directions, upper, bound, np.asarray(result.x[:d]))
+    return Polytope(
+        encoding, names, columns, directions, upper, bound, matrix, right, np.asarray(result.x[:d])
+    )

@@ -91,11 +91,7 @@ def centre(space: SearchSpace, fixed: Mapping[str, Any] | None = None) -> Sample
 
 
 def feasibility_problem(space: SearchSpace) -> str | None:
-    """Why no configuration meets the linear constraints, or None; unconditional parameters decide."""
-    configuration: Sample = {}
-    for parameter in space:
-        if space.is_active(parameter, configuration):
-            configuration[parameter.name] = parameter.centre()
+    """Why no configuration meets the linear constraints, or None."""
     try:
         space_filling(space, 1, seed=0)
     except EmptyRegion as error:
@@ -116,19 +112,39 @@ def _sobol(n_dimensions: int, n: int, *, seed: int, start: int) -> Array:
 
 
 def _feasible(sampler: _Sampler, uniforms: Array, *, rng: np.random.Generator) -> Sample:
-    space = sampler.space
-    configuration = sampler.at(uniforms)
-    if not space.violated(configuration):
-        return configuration
+    """The configuration at these uniforms, its linear parameters moved into the constraints where they break them.
+
+    Which branches are active is kept as drawn, however thin the polytope behind them; another draw decides only
+    where a branch has none. Raises: EmptyRegion.
+    """
+    problem: EmptyRegion | None = None
     for _ in range(N_REDRAWS):
-        redrawn = sampler.at(rng.random(len(uniforms)))
-        if not space.violated(redrawn):
-            return redrawn
-    polytope = linear_polytope(space, configuration, sampler.fixed)
+        configuration = sampler.at(uniforms)
+        if not sampler.space.violated(configuration):
+            return configuration
+        try:
+            return moved_inside(sampler.space, configuration, fixed=sampler.fixed, rng=rng)
+        except EmptyRegion as error:
+            problem = problem or error
+        uniforms = rng.random(len(uniforms))
+    assert problem is not None
+    raise problem
+
+
+def moved_inside(
+    space: SearchSpace, configuration: Sample, *, fixed: Mapping[str, Any], rng: np.random.Generator
+) -> Sample:
+    """The configuration with other values of its linear parameters, inside the constraints. Raises: EmptyRegion."""
+    polytope = linear_polytope(space, configuration, fixed)
     for _ in range(N_WALKS):
         walked = polytope.applied(polytope.walk(rng), configuration)
         if not space.violated(walked):
             return walked
+    found = polytope.on_grid(rng)
+    if found is not None:
+        placed = polytope.applied(found, configuration)
+        if not space.violated(placed):
+            return placed
     raise EmptyRegion([_nothing_on_the_grid(polytope)])
 
 

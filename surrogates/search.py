@@ -17,8 +17,8 @@ from scipy.optimize import fmin_l_bfgs_b, minimize
 from surrogates.charts import Chart
 from surrogates.encoding import Array, Encoding, encode_fixed
 from surrogates.errors import EmptyRegion
-from surrogates.parameters import Bool, Categorical, Fixed, Int, Mixture, Ordinal, Shares, Value
-from surrogates.sampling import random_configurations
+from surrogates.parameters import Bool, Categorical, Fixed, Float, Int, Mixture, Ordinal, Shares, Value
+from surrogates.sampling import moved_inside, random_configurations
 
 ValueOf = Callable[[Array], Array]
 """(n, d) -> (n,); larger is better."""
@@ -72,7 +72,10 @@ class _Search:
         """Feasible raw rows: uniform ones, and perturbations of the incumbents."""
         uniform = self._feasible(self._uniform(self.effort.n_raw))
         if len(uniform) < max(8, self.effort.n_raw // 32):
-            drawn = random_configurations(self.encoding.space, 32, rng=self.rng, fixed=self.fixed)
+            try:
+                drawn = random_configurations(self.encoding.space, 32, rng=self.rng, fixed=self.fixed)
+            except EmptyRegion:
+                drawn = []
             uniform = np.concatenate([uniform, self.encoding.encode(drawn)])
         local = self._feasible(self._perturbed(incumbents)) if len(incumbents) else uniform[:0]
         return uniform, local
@@ -118,12 +121,17 @@ class _Search:
         active = self.encoding.active_columns(x)
         for row in self.encoding.linear:
             left = x @ row.weights
-            binds = active[:, np.flatnonzero(row.weights)].all(axis=1)
+            binds = active[:, self._columns_of(row.parameters)].all(axis=1)
             slack = {"<=": row.bound - left, ">=": left - row.bound, "==": -np.abs(left - row.bound)}[
                 row.operator
             ]
             keep = keep & (~binds | (slack >= -1e-9))
         return x[keep]
+
+    def _columns_of(self, parameters: Sequence[str]) -> list[int]:
+        """The first column of each: a parameter is active with all its columns or with none."""
+        blocks = (self.encoding.block(name) for name in parameters)
+        return [block.columns.start for block in blocks if block is not None]
 
     def starts(self, uniform: Array, local: Array) -> Array:
         """The best raw row, the best local one, and others drawn by Boltzmann weights."""
@@ -225,7 +233,7 @@ class _Search:
         constraints = []
         for linear in self.encoding.linear:
             weights = linear.weights[movable]
-            if not active[np.flatnonzero(linear.weights)].all() or not np.any(weights):
+            if not active[self._columns_of(linear.parameters)].all() or not np.any(weights):
                 continue
             rest = linear.bound - float(linear.weights @ full(np.zeros(len(movable))))
             sign = -1.0 if linear.operator == "<=" else 1.0
@@ -290,9 +298,18 @@ class _Search:
                 continue
             for value in _neighbours(parameter, around.configuration[parameter.name]):
                 changed = self._completed_configuration(around.configuration | {parameter.name: value})
+                if space.violated(changed) and changed.keys() != around.configuration.keys():
+                    changed = self._moved_inside(changed)
                 if not space.violated(changed):
                     found.setdefault(space.key(changed), changed)
         return self.scored(list(found.values()))
+
+    def _moved_inside(self, configuration: dict[str, Value | Shares]) -> dict[str, Value | Shares]:
+        """Newly active parameters moved into their constraints; the same configuration where that cannot be."""
+        try:
+            return moved_inside(self.encoding.space, configuration, fixed=self.fixed, rng=self.rng)
+        except EmptyRegion:
+            return configuration
 
     def _completed_configuration(self, configuration: dict[str, Value | Shares]) -> dict[str, Value | Shares]:
         """Inactive parameters left out, newly active ones at their centre or fixed value."""
@@ -323,9 +340,10 @@ class _Search:
 
 
 def _neighbours(parameter: Any, value: Any) -> list[Value]:
-    if isinstance(parameter, Int):
-        steps = [value + step * parameter.step for step in (-2, -1, 1, 2)]
-        return [v for v in steps if parameter.low <= v <= parameter.high]
+    if isinstance(parameter, Int | Float) and parameter.step is not None:
+        steps = [parameter.canonical(value + k * parameter.step) for k in (-2, -1, 1, 2)]
+        # the ends of the range give themselves
+        return [v for v in dict.fromkeys(steps) if v != value]
     if isinstance(parameter, Ordinal):
         position = parameter.index(value)
         assert position is not None

@@ -22,6 +22,7 @@ from surrogates.parameters import (
     Parameter,
     Shares,
     Value,
+    unit_of,
 )
 
 __all__ = [
@@ -193,8 +194,13 @@ class SearchSpace:
         )
 
     def key(self, configuration: Configuration) -> str:
-        """A digest equal for equal configurations; numbers are compared to 9 significant digits."""
-        rounded = {name: _rounded(value) for name, value in sorted(configuration.items())}
+        """A digest equal for equal configurations.
+
+        Floats count as equal within 1e-10 of their range and shares within 1e-9, everything else exactly.
+        """
+        rounded = {
+            name: _rounded(value, self._by_name.get(name)) for name, value in sorted(configuration.items())
+        }
         return hashlib.sha256(json.dumps(rounded, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -202,11 +208,11 @@ def _same(left: object, right: object) -> bool:
     return left == right and isinstance(left, bool) == isinstance(right, bool)
 
 
-def _rounded(value: object) -> object:
+def _rounded(value: object, parameter: Parameter | None) -> object:
     if isinstance(value, Mapping):
-        return {name: _rounded(share) for name, share in sorted(value.items())}
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return f"{value:.8e}"
+        return {name: f"{share:.9f}" for name, share in sorted(value.items())}
+    if isinstance(parameter, Float) and isinstance(value, int | float):
+        return f"{unit_of(parameter, float(value)):.10f}"
     return value
 
 

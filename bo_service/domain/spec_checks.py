@@ -182,6 +182,12 @@ def _metric(metric: Metric, path: str) -> Iterator[Problem]:
         yield Problem(
             path, f"{metric.name!r} is only tracked, so a bound means nothing", "use goal constraint"
         )
+    if metric.is_objective and has_bound:
+        yield Problem(
+            f"{path}.{'lower' if metric.lower is not None else 'upper'}",
+            f"{metric.name!r} is an objective, and an objective has no bound",
+            "report the value a second time, as a metric with goal constraint; or give a threshold",
+        )
     if metric.threshold is not None and not metric.is_objective:
         yield Problem(f"{path}.threshold", "only an objective has a threshold", "use lower or upper")
     if metric.lower is not None and metric.upper is not None and metric.lower > metric.upper:

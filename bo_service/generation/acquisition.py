@@ -144,8 +144,8 @@ class SearchedAcquisition(Acquisition):
 
 
 def closed_form_log_ei(posterior: Posterior) -> tuple[ValueOf, ValueAndGradient]:
-    """Log EI over the best observed value, by formula."""
-    best = float(posterior.y.max())
+    """Log EI by formula, over the best posterior mean at an observed point: noise alone makes no incumbent."""
+    best = float(posterior.predict(posterior.X)[0].max())
 
     def value(x: Array) -> Array:
         return log_ei(*posterior.predict(x), best)

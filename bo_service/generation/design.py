@@ -38,6 +38,7 @@ def design_candidates(view: StudyView, request: ProposalRequest, *, generator: s
             if n_repeats > N_SPARE:
                 break
             continue
+        n_repeats = 0
         taken.add(key)
         label = INITIAL_CENTRE if is_centre and generator == INITIAL_SOBOL else generator
         found.append(Candidate(parameters=sample, generator=label, fallback_reason=request.fallback_reason))

@@ -167,10 +167,13 @@ def choose_acquisition(
     `logei` falls back to `qlogei` where something is pending, several are wanted, or an outcome is bounded.
     """
     spec = view.spec
-    if spec.acquisition == "auto" and spec.outcome_constraints and merits(view).max() < 0:
+    several = len(spec.objectives) > 1
+    if (spec.acquisition == "auto" or several) and spec.outcome_constraints and merits(view).max() < 0:
         return FEASIBILITY
-    if len(spec.objectives) > 1:
-        return spec.acquisition if spec.acquisition in ("qlogehvi", "qlognehvi") else "qlognehvi"
+    # BoTorch takes the incumbents of these two from one table, in which every row has every outcome
+    is_ragged = len({len(outcome.rows) for outcome in data.outcomes}) > 1
+    if several:
+        return "qlogehvi" if spec.acquisition == "qlogehvi" and not is_ragged else "qlognehvi"
     model = models[spec.objectives[0].name]
     is_bounded = bool(spec.outcome_constraints) or any(o.name == FEASIBLE for o in data.outcomes)
     is_alone = not view.pending and request.count == 1 and not is_bounded
@@ -180,8 +183,8 @@ def choose_acquisition(
         is_noisy = outcome.variances is not None or float(model.noise_variance()[0]) > NOISY
         return CLOSED_FORM if is_alone and has_form and not is_noisy else "qlognei"
     if spec.acquisition == CLOSED_FORM and not (is_alone and has_form):
-        return "qlogei"
-    return spec.acquisition
+        return "qlognei" if is_ragged else "qlogei"
+    return "qlognei" if spec.acquisition == "qlogei" and is_ragged else spec.acquisition
 
 
 def _incumbents(view: StudyView, used: list[Evaluated], data: ModelData) -> Array:

@@ -11,7 +11,7 @@ from bo_service.domain.proposal import Evaluated, StudyView
 from surrogates.encoding import Array, Encoding
 
 EXACT: Final = 1000
-"""Up to so many observations the model sees all of them."""
+"""By default, up to so many observations the model sees all of them."""
 
 LOCAL: Final = 500
 GLOBAL_EVERY: Final = 5
@@ -24,17 +24,19 @@ PRESELECTED: Final = 5000
 def rows_to_use(view: StudyView, encoding: Encoding, *, rng: np.random.Generator) -> list[Evaluated]:
     """The observations for this data version, in trial-number order."""
     evaluated = view.evaluated
-    if len(evaluated) <= EXACT:
+    options = view.spec.surrogate.options
+    n_exact, n_local = int(options.get("exact_points", EXACT)), int(options.get("local_points", LOCAL))
+    if len(evaluated) <= n_exact:
         return list(evaluated)
     merit = merits(view)
     if view.data_version % GLOBAL_EVERY == 0:
-        chosen = _best_and_random(merit, EXACT, rng=rng)
+        chosen = _best_and_random(merit, n_exact, rng=rng)
     else:
         near = _best_and_random(merit, PRESELECTED, rng=rng)
         features = encoding.encode([evaluated[i].parameters for i in near])
         incumbent = features[int(np.argmax(merit[near]))]
         distance = ((features - incumbent) ** 2).sum(axis=1)
-        chosen = near[np.argsort(distance, kind="stable")[:LOCAL]]
+        chosen = near[np.argsort(distance, kind="stable")[:n_local]]
     return [evaluated[i] for i in np.sort(chosen)]
 
 

@@ -19,10 +19,8 @@ Array = NDArray[np.float64]
 MIN_FOR_POWER: Final = 4
 """Fewer values say nothing about their skewness."""
 
-MAX_POWER: Final = 6.0
-"""A fitted power beyond this means that the values are degenerate, and they are only standardised."""
-
-NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(16)
+POWERS: Final = (0.0, 2.0)
+"""Within these the transform reaches every number, so every number has an inverse."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,16 +58,13 @@ class OutputTransform:
         return result
 
     def predicted(self, mean: Array, sd: Array) -> tuple[Array, Array]:
-        """Mean and standard deviation in user units of a normal in model units, by Gauss-Hermite quadrature."""
-        if self.power is None:
-            factor = self.scale2 * self.scale
-            return self.inverse(mean), sd * factor
-        weights = WEIGHTS / WEIGHTS.sum()
-        # squares are taken before scaling, where they cannot overflow
-        z = self._standardised(mean[:, None] + sd[:, None] * NODES)
-        centre = z @ weights
-        spread = np.sqrt(np.maximum(((z - centre[:, None]) ** 2) @ weights, 0.0))
-        return centre * self.scale + self.shift, spread * self.scale
+        """Median, and half the width of the central 68 %, in user units, of a normal in model units.
+
+        Where the transform is linear these are the mean and the standard deviation. Elsewhere the moments may not
+        even exist, while quantiles pass through any monotone map.
+        """
+        low, middle, high = (self.inverse(mean + step * sd) for step in (-1.0, 0.0, 1.0))
+        return middle, (high - low) / 2
 
 
 def fit_output_transform(y: Array, *, with_power: bool = True) -> OutputTransform:
@@ -80,14 +75,15 @@ def fit_output_transform(y: Array, *, with_power: bool = True) -> OutputTransfor
         return OutputTransform(shift, scale, None, 0.0, 1.0)
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
-        transformed, power = yeojohnson(z)
+        _, power = yeojohnson(z)
+        # beyond these powers the transform ends at a pole, and nothing past it has an inverse
+        power = float(np.clip(power, *POWERS))
+        transformed = yeojohnson(z, lmbda=power)
     shift2, scale2 = _moments(np.asarray(transformed))
-    fine = (
-        np.isfinite(power) and abs(power) <= MAX_POWER and np.all(np.isfinite(transformed)) and scale2 > 1e-6
-    )
+    fine = np.isfinite(power) and np.all(np.isfinite(transformed)) and scale2 > 1e-6
     if not fine:
         return OutputTransform(shift, scale, None, 0.0, 1.0)
-    return OutputTransform(shift, scale, float(power), shift2, scale2)
+    return OutputTransform(shift, scale, power, shift2, scale2)
 
 
 def _moments(y: Array) -> tuple[float, float]:
@@ -107,13 +103,10 @@ def _safe_difference(y: Array, shift: float) -> Array:
 
 
 def _inverse_power(t: Array, power: float) -> Array:
-    """Z with Yeo-Johnson(z) = t; values the transform cannot reach go to the end of its range."""
+    """Z with Yeo-Johnson(z) = t, for powers in [0, 2]."""
     z = np.empty_like(t)
     positive = t >= 0
     with np.errstate(all="ignore"):
-        limit = np.inf if power >= 0 else -1.0 / power
-        z[positive] = inv_boxcox1p(np.minimum(t[positive], limit * (1 - 1e-9)), power)
-        mirrored = 2.0 - power
-        limit = np.inf if mirrored >= 0 else -1.0 / mirrored
-        z[~positive] = -inv_boxcox1p(np.minimum(-t[~positive], limit * (1 - 1e-9)), mirrored)
+        z[positive] = inv_boxcox1p(t[positive], power)
+        z[~positive] = -inv_boxcox1p(-t[~positive], 2.0 - power)
     return z

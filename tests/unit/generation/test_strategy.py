@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -277,3 +278,57 @@ def test_while_nothing_is_feasible_feasibility_is_searched() -> None:
         return sphere(p) | {"memory": 1.0 + p["x0"]}
 
     assert ask(make_view(make_spec(X4, metrics), f, 10)).candidates[0].generator == "gp:qlogpof"
+
+
+TWO: Any = (
+    {"name": "loss", "goal": "minimize"},
+    {"name": "size", "goal": "minimize"},
+)
+
+
+def two_objectives(p: Any) -> dict[str, float]:
+    return {"loss": (p["x0"] - 0.2) ** 2, "size": (p["x0"] - 0.8) ** 2 + p["x1"]}
+
+
+@pytest.mark.parametrize(
+    ("metrics", "f", "acquisition"),
+    [
+        *((LOSS, sphere, name) for name in ("auto", "logei", "qlogei", "qlognei", "qucb")),
+        *((TWO, two_objectives, name) for name in ("auto", "qlogehvi", "qlognehvi")),
+    ],
+)
+def test_infeasible_trials_leave_every_acquisition_its_model(metrics, f, acquisition: str) -> None:
+    spec = make_spec(X4[:2], metrics=metrics, acquisition=acquisition)
+    view = replace(make_view(spec, f, 10), infeasible=({"x0": 0.9, "x1": 0.9}, {"x0": 0.8, "x1": 0.9}))
+    (candidate,) = ask(view).candidates
+    assert candidate.generator.startswith("gp:")
+    assert candidate.fallback_reason is None
+
+
+def test_skewed_values_are_predicted_within_reach_of_the_data() -> None:
+    spec = make_spec([{"type": "float", "name": f"x{i}", "low": 0.0, "high": 1.0} for i in range(6)])
+
+    def steep(p: Any) -> dict[str, float]:
+        return {"loss": math.exp(5 * sum((v - 0.37) ** 2 for v in p.values()))}
+
+    for seed in range(8):
+        view = replace(make_view(spec, steep, 8), seed=seed)
+        values = [e.measurements["loss"].value for e in view.evaluated]
+        reach = max(values) - min(values)
+        for candidate in ask(view).candidates:
+            predicted = candidate.predictions["loss"]
+            assert min(values) - 3 * reach < predicted.value < max(values) + 3 * reach
+            assert predicted.sem is not None
+            assert predicted.sem < 10 * reach
+
+
+def test_a_local_subset_is_as_large_as_the_options_say() -> None:
+    spec = make_spec(X4[:2], surrogate={"name": "gp", "options": {"exact_points": 50, "local_points": 20}})
+    view = replace(make_view(spec, sphere, 120), data_version=121)
+    assert view.data_version % 5, "not one of the global samples"
+    assert ask(view).fit.diagnostics["n_used"] == 20
+
+
+def test_a_whole_grid_is_drawn_in_one_request() -> None:
+    spec = make_spec([{"type": "int", "name": name, "low": 1, "high": 20} for name in "ab"])
+    assert len(ask(make_view(spec, sphere, 0), count=300).candidates) == 300

@@ -22,7 +22,7 @@ from surrogates.parameters import (
     Ordinal,
 )
 from surrogates.sampling import centre, feasibility_problem, random_configurations, space_filling
-from surrogates.search import maximise
+from surrogates.search import _neighbours, maximise
 from surrogates.space import LinearConstraint, SearchSpace
 
 MIXED = SearchSpace(
@@ -189,3 +189,40 @@ def test_the_search_never_repeats_and_says_when_nothing_is_left() -> None:
         value, both, encoding, rng=np.random.default_rng(0), incumbents=np.zeros((0, 4)), evaluated=seen
     )
     assert last == ()
+
+
+def test_keys_tell_large_numbers_apart() -> None:
+    ints = SearchSpace(parameters=(Int(name="n", low=2_000_000_000, high=2_000_000_100),))
+    assert len({ints.key({"n": 2_000_000_000 + i}) for i in range(101)}) == 101
+    floats = SearchSpace(parameters=(Float(name="x", low=1e9, high=1e9 + 1),))
+    assert floats.key({"x": 1e9 + 0.25}) != floats.key({"x": 1e9 + 0.2501})
+    assert floats.key({"x": 1e9 + 0.25}) == floats.key({"x": 1e9 + 0.25 + 1e-12})
+
+
+def test_integers_on_a_thin_plane_are_found() -> None:
+    whole = tuple(Int(name=name, low=0, high=50) for name in "xyz")
+    plane = LinearConstraint(coefficients={"x": 17.0, "y": 19.0, "z": 23.0}, operator="==", bound=1000.0)
+    found = space_filling(SearchSpace(parameters=whole, constraints=(plane,)), 30, seed=3)
+    assert all(17 * c["x"] + 19 * c["y"] + 23 * c["z"] == 1000 for c in found)
+    assert len({(c["x"], c["y"]) for c in found}) > 5
+
+
+def test_a_thin_branch_is_drawn_as_often_as_a_wide_one() -> None:
+    inside = Condition(parent="b", values=(True,))
+    space = SearchSpace(
+        parameters=(
+            Bool(name="b"),
+            Float(name="x", low=0.0, high=1.0, active_if=inside),
+            Float(name="y", low=0.0, high=1.0, active_if=inside),
+        ),
+        constraints=(LinearConstraint(coefficients={"x": 1.0, "y": 1.0}, operator="==", bound=0.7),),
+    )
+    found = space_filling(space, 64, seed=1)
+    assert 24 <= sum(c["b"] for c in found) <= 40
+    assert all(c["x"] + c["y"] == pytest.approx(0.7, abs=1e-9) for c in found if c["b"])
+
+
+def test_floats_on_a_grid_have_neighbours() -> None:
+    stepped = Float(name="x", low=0.0, high=1.0, step=0.25)
+    assert _neighbours(stepped, 0.25) == [0.0, 0.5, 0.75]
+    assert _neighbours(Float(name="x", low=0.0, high=1.0), 0.25) == []

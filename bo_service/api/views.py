@@ -26,7 +26,9 @@ def metrics_view(measurements: Mapping[str, Measurement]) -> dict[str, Any]:
 
 def provenance_view(provenance: Provenance) -> dict[str, Any]:
     return provenance.as_json() | {
-        "predictions": {name: {"mean": mean, "sd": sd} for name, (mean, sd) in provenance.predictions.items()}
+        "predictions": {
+            name: {"median": median, "sd": sd} for name, (median, sd) in provenance.predictions.items()
+        }
     }
 
 

@@ -69,7 +69,10 @@ class Candidate:
     """For example `initial:centre`, `initial:sobol`, `gp:logei`, `gp:qlognehvi`, `space-filling`."""
     acquisition_value: float | None = None
     predictions: Mapping[str, Measurement] = field(default_factory=dict)
-    """Posterior mean and standard deviation (as `sem`) by metric, user units; empty without a model."""
+    """Posterior median and half the width of the central 68 % (as `sem`) by metric, user units.
+
+    Empty without a model.
+    """
     fallback_reason: str | None = None
 
 

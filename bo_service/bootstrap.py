@@ -21,6 +21,7 @@ from bo_service.domain.records import ApiKey, Scope
 from bo_service.orchestrator.ports import UnitOfWork, Wakeup
 from bo_service.settings import Settings
 from bo_service.storage.engine import Transactions, open_engine
+from bo_service.storage.invariants import violations
 from bo_service.storage.signals import PostgresSignals
 from bo_service.storage.store import SqlUnitOfWork
 
@@ -116,6 +117,12 @@ def database_revision(settings: Settings) -> tuple[str | None, str | None]:
             return context.get_current_revision(), head
     finally:
         engine.dispose()
+
+
+def broken_invariants(services: Services) -> list[str]:
+    """Every rule the data break, in words; see storage/invariants.py."""
+    with services.transactions(read_only=True) as (connection, _):
+        return violations(connection, now=services.transactions.now(connection))
 
 
 def hash_key(key: str) -> str:

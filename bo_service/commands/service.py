@@ -38,6 +38,30 @@ def current(as_json: Json = False) -> None:
         console.print(f"current {present or 'none'}, newest {newest}")
 
 
+@db.command()
+def check(as_json: Json = False) -> None:
+    """Walk the whole database and say which of its rules are broken; status 1 if any is."""
+    from bo_service.bootstrap import broken_invariants, build_services, database_revision  # noqa: PLC0415
+    from bo_service.settings import Settings  # noqa: PLC0415
+
+    settings = Settings()
+    present, newest = database_revision(settings)
+    if present != newest:
+        raise typer.BadParameter(
+            f"the database is at revision {present or 'none'}, this version at {newest}: run `bo db upgrade` first",
+            param_hint="BO_DATABASE_URL",
+        )
+    services = build_services(settings)
+    broken = broken_invariants(services)
+    services.close()
+    if as_json:
+        print_json({"broken": broken})
+    else:
+        console.print("\n".join(broken) or "every rule holds")
+    if broken:
+        raise typer.Exit(1)
+
+
 @key.command("create")
 def create_key(
     name: Annotated[str, typer.Argument(help="who or what it is for")],

@@ -1,0 +1,187 @@
+"""What must be true of the whole database whatever happened to the processes: `bo db check`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, Connection, Select, and_, case, func, or_, select
+
+from bo_service.domain.job import JobState
+from bo_service.domain.suggestion import SuggestionState
+from bo_service.domain.trial import TrialState
+from bo_service.storage.tables import (
+    AttemptRow,
+    JobRow,
+    ObservationRow,
+    StudyRow,
+    SuggestionRow,
+    TrialRow,
+    table_of,
+)
+
+STUDIES, TRIALS, ATTEMPTS = table_of(StudyRow), table_of(TrialRow), table_of(AttemptRow)
+SUGGESTIONS, JOBS, OBSERVATIONS = table_of(SuggestionRow), table_of(JobRow), table_of(ObservationRow)
+
+CLOSED: Final = tuple(state.value for state in TrialState if not state.is_open)
+GRACE: Final = timedelta(seconds=60)
+"""A lease that ended longer ago than this should have been reaped."""
+
+SHOWN: Final = 20
+"""So many violations of one rule are told; the rest say no more."""
+
+Rule = Callable[[Connection, datetime], Iterator[str]]
+
+
+def violations(connection: Connection, *, now: datetime, grace: timedelta = GRACE) -> list[str]:
+    """Every rule the data break, in words; empty where all is well. Reads every table once or twice."""
+    found: list[str] = []
+    for rule in RULES:
+        for position, sentence in enumerate(rule(connection, now - grace)):
+            if position == SHOWN:
+                found.append(f"... and more of these ({rule.__name__.strip('_')})")
+                break
+            found.append(sentence)
+    return found
+
+
+def _numbers_are_dense(connection: Connection, _: datetime) -> Iterator[str]:
+    query = (
+        select(
+            STUDIES.c.id,
+            STUDIES.c.next_number,
+            func.count(TRIALS.c.id).label("n"),
+            func.count(TRIALS.c.number.distinct()).label("distinct"),
+            func.min(TRIALS.c.number).label("first"),
+            func.max(TRIALS.c.number).label("last"),
+        )
+        .join(TRIALS)
+        .group_by(STUDIES.c.id, STUDIES.c.next_number)
+    )
+    for row in connection.execute(query):
+        if (row.first, row.last, row.distinct) != (1, row.n, row.n) or row.next_number != row.n + 1:
+            yield (
+                f"study {row.id}: {row.n} trials numbered {row.first} to {row.last}"
+                f" ({row.distinct} distinct), next {row.next_number}"
+            )
+
+
+def _counters_are_true(connection: Connection, _: datetime) -> Iterator[str]:
+    counted: dict[str, dict[str, int]] = {}
+    query = select(TRIALS.c.study_id, TRIALS.c.state, func.count().label("n")).group_by(
+        TRIALS.c.study_id, TRIALS.c.state
+    )
+    for row in connection.execute(query):
+        counted.setdefault(row.study_id, {})[row.state] = row.n
+    for row in connection.execute(select(STUDIES.c.id, STUDIES.c.counts)):
+        kept = {state: n for state, n in row.counts.items() if n}
+        if kept != counted.get(row.id, {}):
+            yield f"study {row.id}: counters say {kept}, its trials {counted.get(row.id, {})}"
+
+
+def _versions_are_true(connection: Connection, _: datetime) -> Iterator[str]:
+    query = (
+        select(TRIALS.c.id, TRIALS.c.closed_version, STUDIES.c.data_version)
+        .join(STUDIES)
+        .where(
+            or_(
+                TRIALS.c.closed_version > STUDIES.c.data_version,
+                and_(TRIALS.c.state.in_(CLOSED), TRIALS.c.closed_version.is_(None)),
+            )
+        )
+    )
+    for row in connection.execute(query):
+        yield f"trial {row.id}: closed at data version {row.closed_version}, its study is at {row.data_version}"
+
+
+def _bests_are_closed(connection: Connection, _: datetime) -> Iterator[str]:
+    best = TRIALS.alias("best")
+    query = (
+        select(STUDIES.c.id, STUDIES.c.best_trial_id, best.c.state)
+        .outerjoin(best, best.c.id == STUDIES.c.best_trial_id)
+        .where(
+            STUDIES.c.best_trial_id.is_not(None),
+            or_(best.c.state.is_(None), best.c.state != TrialState.COMPLETED.value),
+        )
+    )
+    for row in connection.execute(query):
+        yield f"study {row.id}: its best trial {row.best_trial_id} is {row.state}"
+
+
+def _results_are_recorded_once(connection: Connection, _: datetime) -> Iterator[str]:
+    finals = (
+        select(OBSERVATIONS.c.trial_id, func.count().label("n"))
+        .where(OBSERVATIONS.c.step == -1)
+        .group_by(OBSERVATIONS.c.trial_id)
+        .subquery()
+    )
+    query: Select[Any] = (
+        select(TRIALS.c.id, TRIALS.c.state, TRIALS.c.measurements, func.coalesce(finals.c.n, 0).label("n"))
+        .outerjoin(finals, finals.c.trial_id == TRIALS.c.id)
+        .where(or_(finals.c.n.is_not(None), TRIALS.c.state == TrialState.COMPLETED.value))
+    )
+    for row in connection.execute(query.execution_options(yield_per=1000)):
+        if row.n != len(row.measurements) or row.state not in CLOSED:
+            yield f"trial {row.id} ({row.state}): {len(row.measurements)} results, {row.n} final observations"
+
+
+def _running_trials_have_one_attempt(connection: Connection, _: datetime) -> Iterator[str]:
+    live = func.sum(case((ATTEMPTS.c.ended_at.is_(None), 1), else_=0)).label("live")
+    mine: ColumnElement[Any] = func.sum(
+        case((and_(ATTEMPTS.c.ended_at.is_(None), ATTEMPTS.c.lease == TRIALS.c.lease), 1), else_=0)
+    ).label("mine")
+    query = (
+        select(TRIALS.c.id, TRIALS.c.state, func.coalesce(live, 0), func.coalesce(mine, 0))
+        .outerjoin(ATTEMPTS, ATTEMPTS.c.trial_id == TRIALS.c.id)
+        .group_by(TRIALS.c.id, TRIALS.c.state)
+    )
+    for trial_id, state, n_live, n_mine in connection.execute(query.execution_options(yield_per=1000)):
+        wanted = 1 if state == TrialState.RUNNING.value else 0
+        if (n_live, n_mine) != (wanted, wanted):
+            yield f"trial {trial_id} ({state}): {n_live} attempts without an end, {n_mine} under its lease"
+
+
+def _nothing_is_stuck(connection: Connection, limit: datetime) -> Iterator[str]:
+    running = TRIALS.c.state == TrialState.RUNNING.value
+    silent = or_(TRIALS.c.lease_expires_at.is_(None), TRIALS.c.lease_expires_at < limit)
+    for row in connection.execute(select(TRIALS.c.id, TRIALS.c.lease_expires_at).where(running, silent)):
+        yield f"trial {row.id}: RUNNING though its lease ended at {row.lease_expires_at}"
+    running = JOBS.c.state == JobState.RUNNING.value
+    silent = or_(JOBS.c.token.is_(None), JOBS.c.lease_expires_at < limit)
+    for row in connection.execute(select(JOBS.c.id, JOBS.c.lease_expires_at).where(running, silent)):
+        yield f"job {row.id}: RUNNING though its lease ended at {row.lease_expires_at}"
+    waiting = and_(JOBS.c.state == JobState.QUEUED.value, JOBS.c.ready_at < limit)
+    for row in connection.execute(select(JOBS.c.id, JOBS.c.ready_at).where(waiting)):
+        yield f"job {row.id}: due since {row.ready_at}, and nobody takes it"
+
+
+def _suggestions_become_one_trial(connection: Connection, _: datetime) -> Iterator[str]:
+    twice = (
+        select(TRIALS.c.suggestion_id, func.count().label("n"))
+        .where(TRIALS.c.suggestion_id.is_not(None))
+        .group_by(TRIALS.c.suggestion_id)
+        .having(func.count() > 1)
+    )
+    for row in connection.execute(twice):
+        yield f"suggestion {row.suggestion_id}: became {row.n} trials"
+    claimed = SuggestionState.CLAIMED.value
+    lost = (
+        select(SUGGESTIONS.c.id, SUGGESTIONS.c.state, TRIALS.c.id.label("trial"))
+        .outerjoin(TRIALS, TRIALS.c.suggestion_id == SUGGESTIONS.c.id)
+        .where((SUGGESTIONS.c.state == claimed) != TRIALS.c.id.is_not(None))
+    )
+    for row in connection.execute(lost):
+        yield f"suggestion {row.id} is {row.state}, its trial {row.trial}"
+
+
+RULES: Final[tuple[Rule, ...]] = (
+    _numbers_are_dense,
+    _counters_are_true,
+    _versions_are_true,
+    _bests_are_closed,
+    _results_are_recorded_once,
+    _running_trials_have_one_attempt,
+    _nothing_is_stuck,
+    _suggestions_become_one_trial,
+)

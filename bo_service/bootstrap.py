@@ -21,6 +21,7 @@ from bo_service.domain.records import ApiKey, Scope
 from bo_service.orchestrator.ports import UnitOfWork, Wakeup
 from bo_service.settings import Settings
 from bo_service.storage.engine import Transactions, open_engine
+from bo_service.storage.fail_points import FailingUnitOfWork, parsed
 from bo_service.storage.invariants import violations
 from bo_service.storage.signals import PostgresSignals
 from bo_service.storage.store import SqlUnitOfWork
@@ -62,7 +63,10 @@ def build_services(settings: Settings, *, wakeup: Wakeup | None = None) -> Servi
         url, pool_size=settings.database_pool_size, statement_seconds=settings.database_statement_seconds
     )
     transactions = Transactions(engine)
-    return Services(settings, SqlUnitOfWork(transactions, wakeup or SilentWakeup()), transactions)
+    uow: UnitOfWork = SqlUnitOfWork(transactions, wakeup or SilentWakeup())
+    if settings.fail_points:
+        uow = FailingUnitOfWork(uow, parsed(settings.fail_points), settings.home / "fail_points")
+    return Services(settings, uow, transactions)
 
 
 def open_services(

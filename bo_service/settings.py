@@ -77,6 +77,9 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """How much the processes write to stderr."""
 
+    fail_points: str = ""
+    """For fault tests alone: where a process kills itself; see bo_service/storage/fail_points.py."""
+
     def resolved_database_url(self) -> str:
         """The database's URL, SQLite in `home` by default."""
         return self.database_url or f"sqlite:///{self.home.expanduser().resolve() / 'bo.db'}"

@@ -32,6 +32,7 @@ def open_engine(url: str, *, pool_size: int = 20, statement_seconds: float | Non
         parsed,
         pool_size=pool_size,
         max_overflow=pool_size,
+        pool_timeout=30.0 if statement_seconds is None else statement_seconds,
         pool_pre_ping=False,  # a ping costs every request a round trip; after a restart a few are sent again
         json_serializer=_compact,
         connect_args={"options": options, "application_name": "bo-service"},

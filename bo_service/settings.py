@@ -77,6 +77,18 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """How much the processes write to stderr."""
 
+    log_format: Literal["text", "json"] = "text"
+    """Log lines for people, or a JSON object a line with request, study, trial and job ids."""
+
+    tracing: bool = False
+    """Send OpenTelemetry traces from request to fit; the OTEL_EXPORTER_OTLP_* variables say where to."""
+
+    rate_limit: float = Field(1000.0, ge=0)
+    """Requests a second one API key may make to one HTTP process, twice as many in a burst; 0 for no limit."""
+
+    cors_origins: list[str] = []
+    """Web origins whose pages may call the API, as JSON: ["https://example.org"]; none by default."""
+
     fail_points: str = ""
     """For fault tests alone: where a process kills itself; see bo_service/storage/fail_points.py."""
 

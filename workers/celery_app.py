@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
-import sys
-import threading
-from dataclasses import dataclass, field
-from datetime import datetime
-from functools import partial
 from typing import Any, Final
 
 from celery import Celery
 from celery.signals import setup_logging, worker_process_init, worker_ready, worker_shutting_down
 from kombu import Queue as BrokerQueue
+from kombu.exceptions import OperationalError
 
-import bo_service
 from bo_service.bootstrap import Services, open_services
-from bo_service.domain.job import ComputeWorker, Job, Queue
+from bo_service.domain.job import Job, Queue, Role
 from bo_service.settings import Settings
+from bo_service.telemetry import start_logging, start_tracing
 from workers.house import guarded
+from workers.presence import Presence
 from workers.runner import Runner
 from workers.tasks import Desk
 
 ADVANCE: Final = "bo.advance"
-SAY_ALIVE_SECONDS: Final = 5.0
+BROKER_SECONDS: Final = 3.0
 
 
 def make_app(settings: Settings) -> Celery:
@@ -74,6 +70,16 @@ def send(job: Job, queue: Queue, *, settings: Settings, through: Celery = app) -
     )
 
 
+def broker_trouble(through: Celery = app) -> str | None:
+    """Why the broker cannot be reached; None where it can."""
+    try:
+        with through.connection_for_write(connect_timeout=BROKER_SECONDS) as connection:
+            connection.ensure_connection(max_retries=1, interval_start=0.2)
+    except OperationalError as error:
+        return f"broker: {error}"[:200]
+    return None
+
+
 _runners: dict[int, Runner] = {}
 
 
@@ -89,6 +95,9 @@ def runner() -> Runner:
 
 @worker_process_init.connect  # type: ignore[untyped-decorator]
 def _warm_up(**_: Any) -> None:
+    if Settings().tracing:
+        start_tracing("compute")
+
     def warm_up() -> None:
         runner().desk.warm_up()
 
@@ -97,73 +106,32 @@ def _warm_up(**_: Any) -> None:
 
 @setup_logging.connect  # type: ignore[untyped-decorator]
 def _log(**_: Any) -> None:
-    logging.basicConfig(
-        level=Settings().log_level.upper(),
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)s compute %(name)s: %(message)s",
-    )
+    settings = Settings()
+    start_logging("compute", level=settings.log_level, form=settings.log_format)
 
 
-@dataclass(slots=True)
-class Presence:
-    """Says from the worker's main process that it is alive, and which queues it serves."""
-
-    name: str
-    queues: tuple[Queue, ...]
-    settings: Settings
-    _stopping: threading.Event = field(default_factory=threading.Event)
-    _started_at: datetime | None = None
-
-    def start(self) -> None:
-        """Say so now and again, from a thread."""
-        threading.Thread(target=self._run, name="presence", daemon=True).start()
-
-    def stop(self) -> None:
-        self._stopping.set()
-
-    def _run(self) -> None:
-        services = open_services(self.settings)
-        while True:
-            guarded(partial(self._say, services), what="saying alive")
-            if self._stopping.wait(SAY_ALIVE_SECONDS):
-                guarded(partial(self._say_gone, services), what="saying goodbye")
-                services.close()
-                return
-
-    def _say(self, services: Services) -> None:
-        with services.uow() as store:
-            now = store.now()
-            self._started_at = self._started_at or now
-            worker = ComputeWorker(
-                name=self.name,
-                queues=self.queues,
-                device=self.settings.device,
-                version=bo_service.__version__,
-                started_at=self._started_at,
-                seen_at=now,
-            )
-            store.jobs.saw_compute(worker)
-            store.commit()
-
-    def _say_gone(self, services: Services) -> None:
-        with services.uow() as store:
-            store.jobs.forget_compute(name=self.name)
-            store.commit()
-
-
-_presences: list[Presence] = []
+_presences: list[tuple[Presence, Services]] = []
 
 
 @worker_ready.connect  # type: ignore[untyped-decorator]
 def _say_hello(sender: Any = None, **_: Any) -> None:
-    served = tuple(Queue(name) for name in sender.app.amqp.queues.consume_from)
-    name = f"{sender.hostname or socket.gethostname()}"[:128]
-    presence = Presence(name=name, queues=served, settings=Settings())
+    settings = Settings()
+    services = open_services(settings)
+    presence = Presence(
+        name=str(sender.hostname or socket.gethostname()),
+        role=Role.COMPUTE,
+        queues=tuple(Queue(name) for name in sender.app.amqp.queues.consume_from),
+        device=settings.device,
+        uow=services.uow,
+    )
     presence.start()
-    _presences.append(presence)
+    _presences.append((presence, services))
 
 
 @worker_shutting_down.connect  # type: ignore[untyped-decorator]
 def _say_goodbye(**_: Any) -> None:
-    for presence in _presences:
+    # fits under way go on; nothing new is sent here
+    for presence, services in _presences:
         presence.stop()
+        services.close()
+    _presences.clear()

@@ -15,7 +15,7 @@ from typing import Final
 
 from bo_service.bootstrap import Services, build_services
 from bo_service.domain.ids import LeaseToken, new_lease_token
-from bo_service.domain.job import Job
+from bo_service.domain.job import Job, Queue, Role
 from bo_service.orchestrator.reap import (
     claim_job,
     crash_job,
@@ -24,7 +24,9 @@ from bo_service.orchestrator.reap import (
     requeue_orphans,
 )
 from bo_service.settings import Settings
+from bo_service.telemetry import start_logging, start_tracing
 from workers.house import Housekeeper, guarded
+from workers.presence import Presence
 from workers.tasks import Desk
 
 TOKEN_PREFIX: Final = f"embedded:{socket.gethostname()[:20]}:"
@@ -144,14 +146,20 @@ def listen(executor: Executor) -> None:
 def main() -> None:
     """Entry point of the child process."""
     settings = Settings()
-    logging.basicConfig(
-        level=settings.log_level.upper(),
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)s compute %(name)s: %(message)s",
-    )
+    start_logging("compute", level=settings.log_level, form=settings.log_format)
+    if settings.tracing:
+        start_tracing("compute")
     services = build_services(settings)
     executor = Executor(services=services, desk=Desk(uow=services.uow))
     threading.Thread(target=listen, args=(executor,), name="listen", daemon=True).start()
+    presence = Presence(
+        name=f"embedded-{os.getpid()}@{socket.gethostname()}",
+        role=Role.COMPUTE,
+        queues=(Queue.CPU, Queue.GPU, Queue.LLM),
+        device=settings.device,
+        uow=services.uow,
+    )
+    presence.start()
     executor.run()
 
 

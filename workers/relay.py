@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
-import sys
+import socket
 import threading
 import time
 from dataclasses import dataclass, field
@@ -13,10 +14,13 @@ from functools import partial
 from typing import Final
 
 from bo_service.bootstrap import Services, open_services, shown_url
+from bo_service.domain.job import Role
 from bo_service.orchestrator.ports import UnitOfWork
 from bo_service.orchestrator.relay_jobs import BATCH, Send, relay_jobs
 from bo_service.settings import Settings
+from bo_service.telemetry import start_logging
 from workers.house import Housekeeper, guarded
+from workers.presence import Presence
 from workers.tasks import Desk
 
 POLL_SECONDS: Final = 1.0
@@ -74,21 +78,27 @@ def rescue_overdue(desk: Desk, *, seconds: float, uow: UnitOfWork) -> int:
 
 def main() -> None:
     """Entry point of `bo relay`."""
-    from workers.celery_app import send  # noqa: PLC0415  reads the settings when imported
+    from workers.celery_app import broker_trouble, send  # noqa: PLC0415  reads the settings when imported
 
     settings = Settings()
-    logging.basicConfig(
-        level=settings.log_level.upper(),
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)s relay %(name)s: %(message)s",
-    )
+    start_logging("relay", level=settings.log_level, form=settings.log_format)
     awake = threading.Event()
     services = open_services(settings, on_jobs=awake.set, on_gap=awake.set)
     relay = Relay(services=services, send=partial(send, settings=settings), awake=awake)
     signal.signal(signal.SIGTERM, relay.stop)
     signal.signal(signal.SIGINT, relay.stop)
+    presence = Presence(
+        name=f"relay-{os.getpid()}@{socket.gethostname()}",
+        role=Role.RELAY,
+        queues=(),
+        device="",
+        uow=services.uow,
+        trouble=broker_trouble,
+    )
+    presence.start()
     logger.info("relaying the jobs of %s", shown_url(settings.resolved_database_url()))
     relay.run()
+    presence.stop()
     services.close()
 
 

@@ -10,13 +10,17 @@ from bo_service.orchestrator.advance_study import advance_study
 from bo_service.orchestrator.ports import UnitOfWork
 from bo_service.orchestrator.rescue_claims import rescue_claims
 from bo_service.orchestrator.study_view import KnownTrials
+from bo_service.telemetry import bound_to, span
 
 
 def generate(view: StudyView, request: ProposalRequest, warm_state: bytes | None) -> Proposal:
     """generation.strategy.propose under the orchestrator's name for it."""
     from bo_service.generation.strategy import propose  # noqa: PLC0415  keeps this module light for its tests
 
-    return propose(view, request, warm_state=warm_state)
+    with span("bo.propose", {"bo.count": request.count, "bo.n_trials": len(view.evaluated)}) as current:
+        proposal = propose(view, request, warm_state=warm_state)
+        current.set_attribute("bo.surrogate", proposal.fit.surrogate)
+    return proposal
 
 
 @dataclass(slots=True)
@@ -28,7 +32,11 @@ class Desk:
 
     def run(self, job: Job) -> None:
         """Step 6. Running it twice is harmless: the fencing token of the first is void."""
-        advance_study(job, uow=self.uow, generate=generate, known=self.known)
+        with (
+            bound_to(study=job.study_id, job=job.id),
+            span("bo.advance", {"bo.study": job.study_id, "bo.job": job.id}, parent=job.trace),
+        ):
+            advance_study(job, uow=self.uow, generate=generate, known=self.known)
 
     def warm_up(self) -> None:
         """Import Ax and torch before the first fit needs them."""

@@ -27,6 +27,13 @@ class Queue(StrEnum):
     """Trials for a fleet that evaluates objectives; never a job of ours."""
 
 
+class Role(StrEnum):
+    """What a process does."""
+
+    COMPUTE = "compute"
+    RELAY = "relay"
+
+
 class JobState(StrEnum):
     """QUEUED -> RUNNING -> DONE | QUEUED (dirty, crashed, or its worker went away)."""
 
@@ -58,6 +65,8 @@ class Job:
     lease_expires_at: datetime | None = None
     n_crashes: int = 0
     error: str | None = None
+    trace: str | None = None
+    """The W3C traceparent of the request that queued it, where requests are traced."""
     sent_at: datetime | None = None
     """When the relay last sent a message for it; None since it was queued."""
     ready_at: datetime
@@ -91,12 +100,16 @@ def pause_after(n_crashes: int) -> timedelta:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ComputeWorker:
-    """A process that serves queues, as it last said of itself."""
+class ServiceProcess:
+    """A process of the service beside the HTTP ones, as it last said of itself."""
 
     name: str
+    role: Role
     queues: tuple[Queue, ...]
+    """What a compute worker serves; empty for a relay."""
     device: str
+    trouble: str | None = None
+    """What keeps it from its work, such as a broker that does not answer."""
     version: str
     started_at: datetime
     seen_at: datetime

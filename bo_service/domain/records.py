@@ -112,7 +112,30 @@ class ApiKey:
     key_hash: str
     prefix: str
     created_at: datetime
+    expires_at: datetime | None = None
     revoked_at: datetime | None = None
+
+    def is_valid(self, now: datetime) -> bool:
+        """Whether it opens anything at this time."""
+        return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditEntry:
+    """Who changed what through the API; `seq` grows and is given by the store."""
+
+    seq: int = 0
+    project_id: ProjectId
+    key_id: str | None
+    """None where keys are off."""
+    key_name: str
+    action: str
+    """Method and route, such as `POST /v1/studies/{study}/stop`."""
+    subject: Mapping[str, str]
+    """What stood in the places of the route."""
+    request_id: str
+    address: str
+    at: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

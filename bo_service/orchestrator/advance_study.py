@@ -270,6 +270,7 @@ def _event(plan: _Plan, proposal: Proposal, *, n_written: int, study: Study, now
             "data_version": plan.view.data_version,
             "n_suggestions": n_written,
             "seconds": round(proposal.fit.seconds, 4),
+            "device": proposal.fit.device,
             "fallback_reason": fallback,
         },
         at=now,

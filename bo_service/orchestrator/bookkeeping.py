@@ -106,7 +106,7 @@ def close_trial(
     store.trials.save(trial)
     study = stop_if_due(replace(study, updated_at=now), store=store, now=now)
     store.studies.save(study)
-    record_closing(trial, store=store, now=now)
+    record_closing(trial, how, store=store, now=now)
     if looks_at_data(study):
         # a generator that looks at no data has nothing to learn: claims top it up
         request_compute(study, store=store, now=now)
@@ -164,7 +164,7 @@ def stopped_study(study: Study, reason: str, *, store: Store, now: datetime) -> 
     return stopped
 
 
-def record_closing(trial: Trial, *, store: Store, now: datetime) -> None:
+def record_closing(trial: Trial, how: AttemptExit, *, store: Store, now: datetime) -> None:
     """Tell the event stream how the trial ended."""
     store.records.add_event(
         Event(
@@ -174,6 +174,7 @@ def record_closing(trial: Trial, *, store: Store, now: datetime) -> None:
             payload={
                 "number": trial.number,
                 "state": trial.state.value,
+                "exit": how.value,
                 "metrics": {name: m.value for name, m in trial.measurements.items()},
                 "on_front": trial.on_front,
                 "reason": (trial.reason or "")[:200] or None,

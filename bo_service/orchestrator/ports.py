@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from bo_service.domain.ids import FitId, JobId, LeaseToken, ProjectId, StudyId, SuggestionId, TrialId
-from bo_service.domain.job import ComputeWorker, Job, JobKind, Queue
+from bo_service.domain.job import Job, JobKind, Queue, ServiceProcess
 from bo_service.domain.proposal import Measurement, Parameters
 from bo_service.domain.records import ApiKey, Event, Fit, Observation, Page, StoredReply
 from bo_service.domain.study import Study, StudyState
@@ -199,14 +199,14 @@ class Jobs(Protocol):
     def forget_done(self, *, before: datetime) -> int:
         """Delete DONE jobs that ended before this time."""
 
-    def saw_compute(self, worker: ComputeWorker) -> None:
-        """Note what a compute worker says of itself."""
+    def saw_process(self, process: ServiceProcess) -> None:
+        """Note what a compute worker or relay says of itself."""
 
-    def compute_workers(self, *, since: datetime) -> Sequence[ComputeWorker]:
+    def processes(self, *, since: datetime) -> Sequence[ServiceProcess]:
         """Those heard of since then, by name."""
 
-    def forget_compute(self, *, before: datetime | None = None, name: str | None = None) -> int:
-        """Delete compute workers last heard of before this time, or the one of this name."""
+    def forget_processes(self, *, before: datetime | None = None, name: str | None = None) -> int:
+        """Delete processes last heard of before this time, or the one of this name."""
 
 
 class Records(Protocol):

@@ -156,5 +156,5 @@ def tidy(*, uow: UnitOfWork) -> None:
         now = store.now()
         store.records.forget_replies(before=now - REPLIES_KEPT)
         store.jobs.forget_done(before=now - DONE_JOBS_KEPT)
-        store.jobs.forget_compute(before=now - DONE_JOBS_KEPT)
+        store.jobs.forget_processes(before=now - DONE_JOBS_KEPT)
         store.commit()

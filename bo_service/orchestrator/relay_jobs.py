@@ -28,7 +28,7 @@ def relay_jobs(*, send: Send, resend_after: timedelta, uow: UnitOfWork) -> int:
         jobs = store.jobs.to_send(now=now, sent_before=now - resend_after, limit=BATCH)
         if not jobs:
             return 0
-        served = {q for w in store.jobs.compute_workers(since=now - COMPUTE_MEMORY) for q in w.queues}
+        served = {q for w in store.jobs.processes(since=now - COMPUTE_MEMORY) for q in w.queues}
         store.commit()
     n_sent = 0
     try:

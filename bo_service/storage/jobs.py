@@ -14,12 +14,13 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from bo_service.domain.errors import NotFound
 from bo_service.domain.ids import JobId, LeaseToken, StudyId, new_id
-from bo_service.domain.job import ComputeWorker, Job, JobKind, JobState, Queue
+from bo_service.domain.job import Job, JobKind, JobState, Queue, Role, ServiceProcess
 from bo_service.storage.rows import job_from
-from bo_service.storage.tables import ComputeWorkerRow, JobRow, table_of
+from bo_service.storage.tables import JobRow, ProcessRow, table_of
+from bo_service.telemetry import traceparent
 
 JOBS = table_of(JobRow)
-COMPUTE = table_of(ComputeWorkerRow)
+PROCESSES = table_of(ProcessRow)
 IN_FLIGHT = (JobState.QUEUED.value, JobState.RUNNING.value)
 
 _IN_FLIGHT = (
@@ -87,6 +88,7 @@ class SqlJobs:
                 "payload": dict(payload),
                 "is_dirty": False,
                 "n_crashes": 0,
+                "trace": traceparent(),
                 "created_at": now,
                 "updated_at": now,
             },
@@ -181,26 +183,30 @@ class SqlJobs:
         )
         return int(result.rowcount)
 
-    def saw_compute(self, worker: ComputeWorker) -> None:
+    def saw_process(self, process: ServiceProcess) -> None:
         values = {
-            "name": worker.name,
-            "queues": [queue.value for queue in worker.queues],
-            "device": worker.device,
-            "version": worker.version,
-            "started_at": worker.started_at,
-            "seen_at": worker.seen_at,
+            "name": process.name,
+            "role": process.role.value,
+            "queues": [queue.value for queue in process.queues],
+            "device": process.device,
+            "trouble": process.trouble,
+            "version": process.version,
+            "started_at": process.started_at,
+            "seen_at": process.seen_at,
         }
         make = postgresql.insert if self.connection.dialect.name == "postgresql" else sqlite.insert
-        statement = make(COMPUTE).values(values)
+        statement = make(PROCESSES).values(values)
         self.connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_=values))
 
-    def compute_workers(self, *, since: datetime) -> Sequence[ComputeWorker]:
-        query = select(COMPUTE).where(COMPUTE.c.seen_at >= since).order_by(COMPUTE.c.name)
+    def processes(self, *, since: datetime) -> Sequence[ServiceProcess]:
+        query = select(PROCESSES).where(PROCESSES.c.seen_at >= since).order_by(PROCESSES.c.name)
         return [
-            ComputeWorker(
+            ServiceProcess(
                 name=row.name,
+                role=Role(row.role),
                 queues=tuple(Queue(name) for name in row.queues),
                 device=row.device,
+                trouble=row.trouble,
                 version=row.version,
                 started_at=row.started_at,
                 seen_at=row.seen_at,
@@ -208,6 +214,6 @@ class SqlJobs:
             for row in self.connection.execute(query)
         ]
 
-    def forget_compute(self, *, before: datetime | None = None, name: str | None = None) -> int:
-        which = COMPUTE.c.name == name if before is None else COMPUTE.c.seen_at < before
-        return int(self.connection.execute(COMPUTE.delete().where(which)).rowcount)
+    def forget_processes(self, *, before: datetime | None = None, name: str | None = None) -> int:
+        which = PROCESSES.c.name == name if before is None else PROCESSES.c.seen_at < before
+        return int(self.connection.execute(PROCESSES.delete().where(which)).rowcount)

@@ -214,6 +214,7 @@ def job_from(row: Row) -> Job:
         lease_expires_at=row.lease_expires_at,
         n_crashes=row.n_crashes,
         error=row.error,
+        trace=row.trace,
         created_at=row.created_at,
         updated_at=row.updated_at,
     )
@@ -256,5 +257,6 @@ def key_from(row: Row) -> ApiKey:
         key_hash=row.key_hash,
         prefix=row.prefix,
         created_at=row.created_at,
+        expires_at=row.expires_at,
         revoked_at=row.revoked_at,
     )

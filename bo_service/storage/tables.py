@@ -91,7 +91,28 @@ class ApiKeyRow(Table):
     key_hash: Mapped[str] = mapped_column(String(64), unique=True)
     prefix: Mapped[str] = mapped_column(String(16))
     created_at: Mapped[datetime]
+    expires_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
+
+
+class AuditRow(Table):
+    """Who changed what through the API, written in the transaction of the change."""
+
+    __tablename__ = "audit_log"
+    __table_args__ = (
+        Index("ix_audit_log_project_id_seq", "project_id", "seq"),
+        {"sqlite_autoincrement": True},
+    )
+
+    seq: Mapped[int] = mapped_column(BigKey, primary_key=True, autoincrement=True)
+    project_id: Mapped[str] = mapped_column(Id, ForeignKey("projects.id", ondelete="CASCADE"))
+    key_id: Mapped[str | None] = mapped_column(Id)
+    key_name: Mapped[str] = mapped_column(String(128))
+    action: Mapped[str] = mapped_column(String(128))
+    subject: Mapped[dict[str, Any]]
+    request_id: Mapped[str] = mapped_column(String(64))
+    address: Mapped[str] = mapped_column(String(64))
+    at: Mapped[datetime]
 
 
 class StudyRow(Table):
@@ -281,6 +302,7 @@ class JobRow(Table):
     lease_expires_at: Mapped[datetime | None]
     n_crashes: Mapped[int]
     error: Mapped[str | None]
+    trace: Mapped[str | None] = mapped_column(String(64))
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
 
@@ -330,12 +352,14 @@ class WorkerRow(Table):
     last_seen_at: Mapped[datetime]
 
 
-class ComputeWorkerRow(Table):
-    """A compute process and when it was last heard of."""
+class ProcessRow(Table):
+    """A compute worker or relay and when it was last heard of."""
 
-    __tablename__ = "compute_workers"
+    __tablename__ = "processes"
 
     name: Mapped[str] = mapped_column(String(128), primary_key=True)
+    role: Mapped[str] = mapped_column(String(16), server_default="compute")
+    trouble: Mapped[str | None]
     queues: Mapped[list[str]] = mapped_column(Json)
     device: Mapped[str] = mapped_column(String(64))
     version: Mapped[str] = mapped_column(String(32))

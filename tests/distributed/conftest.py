@@ -114,7 +114,8 @@ class Fleet:
         with (self.home / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "bo_service", *arguments],
-                env=self.environment | environment,
+                # the home is this test's own: fail points leave their marks there
+                env=self.environment | {"BO_HOME": str(self.home)} | environment,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,

@@ -1,0 +1,175 @@
+"""Counting the whole service in SQL. What only grows is counted once and then row by row as it comes."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, Connection, and_, case, func, select
+
+from bo_service.domain.census import Census, FitTotals, LlmTotals, QueueCensus, Totals
+from bo_service.domain.job import JobState, Queue
+from bo_service.domain.records import EventKind
+from bo_service.domain.study import StudyState
+from bo_service.domain.suggestion import SuggestionState
+from bo_service.domain.trial import AttemptExit
+from bo_service.storage.jobs import SqlJobs
+from bo_service.storage.tables import EventRow, JobRow, LlmCallRow, StudyRow, SuggestionRow, table_of
+
+STUDIES, SUGGESTIONS, JOBS = table_of(StudyRow), table_of(SuggestionRow), table_of(JobRow)
+EVENTS, LLM_CALLS = table_of(EventRow), table_of(LlmCallRow)
+
+PROCESS_MEMORY: Final = timedelta(seconds=30)
+"""A process heard of this recently counts as alive."""
+
+SETTLED_AFTER: Final = timedelta(seconds=35)
+"""Events of transactions still open may turn up with lower numbers; no statement runs longer than this by default."""
+
+
+def take_census(connection: Connection, *, now: datetime) -> Census:
+    """Everything as it is now; reads indexes, the studies, and the suggestions of active studies."""
+    studies, trials, n_breakers = Counter[str](), Counter[str](), 0
+    for row in connection.execute(select(STUDIES.c.state, STUDIES.c.counts, STUDIES.c.breaker_reason)):
+        studies[row.state] += 1
+        trials.update(row.counts)
+        n_breakers += row.breaker_reason is not None
+    n_fresh, n_stale = _suggestions(connection)
+    return Census(
+        studies=studies,
+        trials=trials,
+        queues=_queues(connection, now),
+        n_fresh=n_fresh,
+        n_stale=n_stale,
+        processes=tuple(SqlJobs(connection).processes(since=now - PROCESS_MEMORY)),
+        n_breakers_open=n_breakers,
+    )
+
+
+def _queues(connection: Connection, now: datetime) -> dict[Queue, QueueCensus]:
+    is_due = and_(JOBS.c.state == JobState.QUEUED.value, JOBS.c.ready_at <= now)
+    is_resting = and_(JOBS.c.state == JobState.QUEUED.value, JOBS.c.ready_at > now)
+    is_running = JOBS.c.state == JobState.RUNNING.value
+    query = (
+        select(
+            JOBS.c.queue,
+            _count(is_due).label("due"),
+            _count(is_resting).label("resting"),
+            _count(is_running).label("running"),
+            func.min(case((is_due, JOBS.c.ready_at))).label("oldest"),
+        )
+        .where(JOBS.c.state.in_((JobState.QUEUED.value, JobState.RUNNING.value)))
+        .group_by(JOBS.c.queue)
+    )
+    found = dict.fromkeys((Queue.CPU, Queue.GPU, Queue.LLM), QueueCensus())
+    for row in connection.execute(query):
+        waited = 0.0 if row.oldest is None else (now - row.oldest).total_seconds()
+        found[Queue(row.queue)] = QueueCensus(
+            n_due=row.due, n_resting=row.resting, n_running=row.running, oldest_seconds=max(waited, 0.0)
+        )
+    return found
+
+
+def _count(condition: ColumnElement[bool]) -> ColumnElement[Any]:
+    return func.coalesce(func.sum(case((condition, 1), else_=0)), 0)
+
+
+def _suggestions(connection: Connection) -> tuple[int, int]:
+    """Fresh and stale ones of the active studies."""
+    is_fresh = SUGGESTIONS.c.is_timeless | (SUGGESTIONS.c.data_version >= STUDIES.c.data_version)
+    query = (
+        select(_count(is_fresh), func.count())
+        .select_from(SUGGESTIONS)
+        .join(STUDIES)
+        .where(
+            STUDIES.c.state == StudyState.ACTIVE.value,
+            SUGGESTIONS.c.state == SuggestionState.PREPARED.value,
+        )
+    )
+    n_fresh, n = connection.execute(query).one()
+    return int(n_fresh), int(n - n_fresh)
+
+
+@dataclass(slots=True)
+class GrowingTotals:
+    """What only grows, kept in memory and brought up to date at every look; the first look reads every event."""
+
+    _seq: int = 0
+    _fits: dict[tuple[str, str], FitTotals] = field(default_factory=dict)
+    _events: Counter[str] = field(default_factory=Counter)
+    _n_expired: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def brought_up_to(self, now: datetime, *, connection: Connection) -> Totals:
+        """The totals until about half a minute ago, when every transaction of then had ended."""
+        with self._lock:
+            newest = self._newest(connection, now)
+            if newest > self._seq:
+                self._count_events(connection, newest)
+                self._seq = newest
+            return Totals(
+                fits=dict(self._fits),
+                events=dict(self._events),
+                n_leases_expired=self._n_expired,
+                llm=_llm(connection),
+            )
+
+    def _newest(self, connection: Connection, now: datetime) -> int:
+        """The last event that is old enough; looked for from the end, where the numbers are."""
+        query = (
+            select(EVENTS.c.seq)
+            .where(EVENTS.c.seq > self._seq, EVENTS.c.at <= now - SETTLED_AFTER)
+            .order_by(EVENTS.c.seq.desc())
+            .limit(1)
+        )
+        return connection.execute(query).scalar() or self._seq
+
+    def _count_events(self, connection: Connection, newest: int) -> None:
+        new = and_(EVENTS.c.seq > self._seq, EVENTS.c.seq <= newest)
+        for kind, n in connection.execute(
+            select(EVENTS.c.kind, func.count()).where(new).group_by(EVENTS.c.kind)
+        ):
+            self._events[kind] += n
+        told = (EventKind.FIT_FINISHED.value, EventKind.TRIAL_REQUEUED.value, EventKind.TRIAL_CLOSED.value)
+        exits = (EVENTS.c.kind == EventKind.FIT_FINISHED.value) | (
+            EVENTS.c.payload["exit"].as_string() == AttemptExit.LEASE_EXPIRED.value
+        )
+        query = select(EVENTS.c.kind, EVENTS.c.payload).where(new, EVENTS.c.kind.in_(told), exits)
+        for row in connection.execute(query.execution_options(yield_per=1000)):
+            if row.kind == EventKind.FIT_FINISHED.value:
+                self._add_fit(row.payload)
+            else:
+                self._n_expired += 1
+
+    def _add_fit(self, payload: dict[str, Any]) -> None:
+        key = (str(payload.get("surrogate", "")), str(payload.get("device", "")))
+        so_far = self._fits.get(key, FitTotals())
+        self._fits[key] = replace(
+            so_far,
+            n=so_far.n + 1,
+            n_fallbacks=so_far.n_fallbacks + (payload.get("fallback_reason") is not None),
+            seconds=so_far.seconds + float(payload.get("seconds", 0.0)),
+        )
+
+
+def _llm(connection: Connection) -> dict[str, LlmTotals]:
+    query = select(
+        LLM_CALLS.c.model,
+        func.count().label("n"),
+        func.sum(LLM_CALLS.c.prompt_tokens).label("prompt_tokens"),
+        func.sum(LLM_CALLS.c.completion_tokens).label("completion_tokens"),
+        func.coalesce(func.sum(LLM_CALLS.c.cost), 0.0).label("cost"),
+        func.sum(LLM_CALLS.c.seconds).label("seconds"),
+    ).group_by(LLM_CALLS.c.model)
+    return {
+        row.model: LlmTotals(
+            n=row.n,
+            prompt_tokens=row.prompt_tokens,
+            completion_tokens=row.completion_tokens,
+            cost=row.cost,
+            seconds=row.seconds,
+        )
+        for row in connection.execute(query)
+    }

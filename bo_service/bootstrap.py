@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,17 +14,17 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import make_url
 
 import migrations
-from bo_service.domain.ids import ProjectId, StudyId, new_id
-from bo_service.domain.records import ApiKey, Scope
+from bo_service.domain.ids import ProjectId, StudyId
+from bo_service.domain.records import OPERATORS_PROJECT, Scope
+from bo_service.orchestrator.manage_keys import create_key, hash_key
 from bo_service.orchestrator.ports import UnitOfWork, Wakeup
 from bo_service.settings import Settings
+from bo_service.storage.census import SqlSurvey
 from bo_service.storage.engine import Transactions, open_engine
 from bo_service.storage.fail_points import FailingUnitOfWork, parsed
 from bo_service.storage.invariants import violations
 from bo_service.storage.signals import PostgresSignals
 from bo_service.storage.store import SqlUnitOfWork
-
-DEFAULT_PROJECT = "default"
 
 
 class SilentWakeup:
@@ -111,9 +109,19 @@ def downgrade_database(settings: Settings, revision: str) -> None:
     command.downgrade(_alembic(settings), revision)
 
 
+def newest_revision(settings: Settings) -> str | None:
+    """The newest revision this code has."""
+    return ScriptDirectory.from_config(_alembic(settings)).get_current_head()
+
+
+def survey_of(services: Services) -> SqlSurvey:
+    """The whole service in numbers."""
+    return SqlSurvey(services.transactions, newest_revision(services.settings))
+
+
 def database_revision(settings: Settings) -> tuple[str | None, str | None]:
     """The database's revision and the newest one this code has."""
-    head = ScriptDirectory.from_config(_alembic(settings)).get_current_head()
+    head = newest_revision(settings)
     engine = open_engine(settings.resolved_database_url(), pool_size=1)
     try:
         with engine.connect() as connection:
@@ -129,35 +137,10 @@ def broken_invariants(services: Services) -> list[str]:
         return violations(connection, now=services.transactions.now(connection))
 
 
-def hash_key(key: str) -> str:
-    """What the database keeps of a key; keys are 256 random bits, so a fast hash is safe."""
-    return hashlib.sha256(key.encode()).hexdigest()
-
-
-def create_key(name: str, scope: Scope, *, project: str, uow: UnitOfWork) -> tuple[ApiKey, str]:
-    """A new key bound to a project (created where missing); the text is shown this once."""
-    text = f"bo_{secrets.token_urlsafe(32)}"
-    with uow() as store:
-        now = store.now()
-        key = ApiKey(
-            id=new_id(),
-            project_id=store.records.ensure_project(project, now=now),
-            project=project,
-            name=name,
-            scope=scope,
-            key_hash=hash_key(text),
-            prefix=text[:10],
-            created_at=now,
-        )
-        store.records.add_key(key)
-        store.commit()
-    return key, text
-
-
 def ensure_default_project(uow: UnitOfWork) -> ProjectId:
     """The project of keyless services and of the local user."""
     with uow() as store:
-        project_id = store.records.ensure_project(DEFAULT_PROJECT, now=store.now())
+        project_id = store.records.ensure_project(OPERATORS_PROJECT, now=store.now())
         store.commit()
     return project_id
 
@@ -176,10 +159,10 @@ def local_key(settings: Settings, url: str, *, uow: UnitOfWork) -> str:
             key = ""
         with uow(read_only=True) as store:
             known = store.records.key_by_hash(hash_key(key))
-        if known is None or known.revoked_at is not None:
-            key = ""
+            if known is None or not known.is_valid(store.now()):
+                key = ""
     if not key:
-        _, key = create_key("local user", Scope.ADMIN, project=DEFAULT_PROJECT, uow=uow)
+        _, key = create_key("local user", Scope.ADMIN, project=OPERATORS_PROJECT, uow=uow)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch(mode=0o600)
     path.write_text(json.dumps({"url": url, "key": key}))

@@ -12,6 +12,7 @@ import typer
 import bo_service
 from bo_service.commands import service, study, trial
 from bo_service.commands.doctor import doctor
+from bo_service.commands.status import audit, status
 from bo_service.settings import Settings
 
 app = typer.Typer(
@@ -25,6 +26,8 @@ app.add_typer(service.db, name="db")
 app.add_typer(service.key, name="key")
 app.add_typer(service.surrogate, name="surrogate")
 app.command()(doctor)
+app.command()(status)
+app.command()(audit)
 
 
 @app.callback(invoke_without_command=True)

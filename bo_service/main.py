@@ -8,27 +8,29 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from tempfile import TemporaryDirectory
 
 import uvicorn
 from fastapi import FastAPI
 
 from bo_service.api.app import build_app
 from bo_service.api.context import ApiContext, Bell, Caller
+from bo_service.api.metrics import SHARED_FOLDER
+from bo_service.api.rates import Rates
 from bo_service.bootstrap import (
-    DEFAULT_PROJECT,
     build_services,
-    create_key,
     ensure_default_project,
-    hash_key,
     local_key,
     open_services,
     shown_url,
+    survey_of,
     upgrade_database,
 )
 from bo_service.compute_child import ComputeChild
-from bo_service.domain.records import Scope
+from bo_service.domain.records import OPERATORS_PROJECT, Scope
 from bo_service.settings import Settings
 from bo_service.storage.signals import PostgresSignals
+from bo_service.telemetry import start_logging, start_tracing
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +38,9 @@ logger = logging.getLogger(__name__)
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The application with its compute child, ready for an ASGI server; the database must be migrated."""
     settings = settings or Settings()
+    start_logging("api", level=settings.log_level, form=settings.log_format)
+    if settings.tracing:
+        start_tracing("api")
     bell = Bell()
     child = None
     if settings.compute == "embedded":
@@ -46,17 +51,18 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     anonymous = None
     if not settings.require_keys:
         project_id = ensure_default_project(services.uow)
-        anonymous = Caller(project_id, DEFAULT_PROJECT, Scope.ADMIN, "keys are off")
+        anonymous = Caller(project_id, OPERATORS_PROJECT, Scope.ADMIN, "keys are off")
     context = ApiContext(
         uow=services.uow,
         bell=bell,
-        hash_key=hash_key,
-        create_key=create_key,
+        survey=survey_of(services),
         anonymous=anonymous,
         is_writer_idle=services.transactions.is_idle,
         compute=child,
         max_wait_seconds=settings.max_wait_seconds,
         max_body_bytes=int(settings.max_body_megabytes * 1e6),
+        rates=Rates(settings.rate_limit),
+        cors_origins=tuple(settings.cors_origins),
     )
 
     @asynccontextmanager
@@ -68,7 +74,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             child.stop()
         services.close()
 
-    return build_app(context, lifespan=lifespan)
+    return build_app(context, lifespan=lifespan, tracing=settings.tracing)
 
 
 def serve(host: str, port: int, settings: Settings | None = None, *, processes: int = 1) -> None:
@@ -82,11 +88,7 @@ def serve(host: str, port: int, settings: Settings | None = None, *, processes: 
     if processes > 1 and settings.resolved_database_url().startswith("sqlite"):
         raise SystemExit("several processes need PostgreSQL: set BO_DATABASE_URL, or leave --processes at 1")
     listening = _listen(host, port)
-    logging.basicConfig(
-        level=settings.log_level.upper(),
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
+    start_logging("api", level=settings.log_level, form=settings.log_format)
     upgrade_database(settings)
     services = build_services(settings)
     url = f"http://{host}:{listening.getsockname()[1]}"
@@ -100,21 +102,29 @@ def serve(host: str, port: int, settings: Settings | None = None, *, processes: 
     )
     sys.stdout.flush()
     if processes == 1:
-        config = uvicorn.Config(create_app(settings), log_level=settings.log_level, access_log=False)
+        config = uvicorn.Config(create_app(settings), log_config=None, access_log=False)
         uvicorn.Server(config).run(sockets=[listening])
         return
     port = listening.getsockname()[1]
     listening.close()  # uvicorn binds it again for the processes to share
-    with _shared_compute(settings):
+    with _shared_compute(settings), _shared_metrics():
         uvicorn.run(
             "bo_service.main:create_app",
             factory=True,
             host=host,
             port=port,
             workers=processes,
-            log_level=settings.log_level,
+            log_config=None,
             access_log=False,
         )
+
+
+@contextmanager
+def _shared_metrics() -> Iterator[None]:
+    """A folder in which the HTTP processes count their requests together."""
+    with TemporaryDirectory(prefix="bo-metrics-") as folder:
+        os.environ[SHARED_FOLDER] = folder
+        yield
 
 
 @contextmanager

@@ -58,9 +58,14 @@ class TextFormatter(logging.Formatter):
         super().__init__(f"%(asctime)s %(levelname)s {process} %(name)s: %(message)s")
 
     def format(self, record: logging.LogRecord) -> str:
-        ids = " ".join(f"{name}={value}" for name, value in bound().items())
+        ids = " ".join(f"{name}={_on_one_line(value)}" for name, value in bound().items())
         text = super().format(record)
         return f"{text} [{ids}]" if ids else text
+
+
+def _on_one_line(value: str) -> str:
+    """A stranger's text must not look like another line of the log."""
+    return value[:128] if value.isprintable() else repr(value[:128])
 
 
 class JsonFormatter(logging.Formatter):

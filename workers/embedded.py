@@ -158,6 +158,7 @@ def main() -> None:
         queues=(Queue.CPU, Queue.GPU, Queue.LLM),
         device=settings.device,
         uow=services.uow,
+        is_embedded=True,
     )
     presence.start()
     executor.run()

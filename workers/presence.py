@@ -30,6 +30,7 @@ class Presence:
     device: str
     uow: UnitOfWork
     trouble: Callable[[], str | None] = _untroubled
+    is_embedded: bool = False
     _stopping: threading.Event = field(default_factory=threading.Event)
     _started_at: datetime | None = None
     _thread: threading.Thread | None = None
@@ -62,6 +63,7 @@ class Presence:
                 queues=self.queues,
                 device=self.device,
                 trouble=self.trouble(),
+                is_embedded=self.is_embedded,
                 version=bo_service.__version__,
                 started_at=self._started_at,
                 seen_at=now,

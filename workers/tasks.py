@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from dataclasses import dataclass, field
 
 from bo_service.domain.job import Job
@@ -11,6 +13,8 @@ from bo_service.orchestrator.ports import UnitOfWork
 from bo_service.orchestrator.rescue_claims import rescue_claims
 from bo_service.orchestrator.study_view import KnownTrials
 from bo_service.telemetry import bound_to, span
+
+logger = logging.getLogger(__name__)
 
 
 def generate(view: StudyView, request: ProposalRequest, warm_state: bytes | None) -> Proposal:
@@ -36,7 +40,9 @@ class Desk:
             bound_to(study=job.study_id, job=job.id),
             span("bo.advance", {"bo.study": job.study_id, "bo.job": job.id}, parent=job.trace),
         ):
-            advance_study(job, uow=self.uow, generate=generate, known=self.known)
+            started = time.perf_counter()
+            n_written = advance_study(job, uow=self.uow, generate=generate, known=self.known)
+            logger.debug("wrote %d suggestions in %.3f s", n_written, time.perf_counter() - started)
 
     def warm_up(self) -> None:
         """Import Ax and torch before the first fit needs them."""

@@ -8,12 +8,14 @@ from typing import Any, Final
 
 import anyio.to_thread
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import bo_service
 from bo_service.api.context import ApiContext
 from bo_service.api.errors import install_error_handlers, problem_response
-from bo_service.api.routers import events, health, keys, studies, suggestions, surrogates, trials
+from bo_service.api.front import Front
+from bo_service.api.routers import events, health, keys, operations, studies, suggestions, surrogates, trials
 
 N_THREADS: Final = 64
 """Requests handled at the same time; waiting claims and event streams hold none."""
@@ -74,7 +76,7 @@ class BodyLimit:
         await response(scope, receive, send)
 
 
-def build_app(context: ApiContext, *, lifespan: Lifespan | None = None) -> FastAPI:
+def build_app(context: ApiContext, *, lifespan: Lifespan | None = None, tracing: bool = False) -> FastAPI:
     """The application over a context; `lifespan` starts and ends what runs beside it."""
     app = FastAPI(
         title="bo-service",
@@ -83,12 +85,23 @@ def build_app(context: ApiContext, *, lifespan: Lifespan | None = None) -> FastA
         lifespan=_with_threads(lifespan),
         docs_url="/docs",
         redoc_url=None,
+        telemetry={"tracing": tracing, "operation_spans": False, "metrics": False, "logs": False},
     )
     app.state.context = context
     app.add_middleware(BodyLimit, max_bytes=context.max_body_bytes)
+    if context.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=context.cors_origins,
+            allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
+            allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID"],
+            expose_headers=["Retry-After", "X-Request-ID", "Idempotency-Replayed"],
+        )
+    # the last one added is the first one reached
+    app.add_middleware(Front)
     install_error_handlers(app)
     # routes are tried in order: the hot ones first
-    for module in (trials, studies, suggestions, events, surrogates, keys, health):
+    for module in (trials, studies, suggestions, events, surrogates, keys, operations, health):
         app.include_router(module.router)
     return app
 

@@ -6,22 +6,31 @@ import asyncio
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Final, Protocol, TypeVar
 
 from fastapi import Depends, Request
 from fastapi.concurrency import run_in_threadpool
 
-from bo_service.domain.errors import Forbidden, Unauthorized
+from bo_service.api.audit import AuditedUnitOfWork, Deed, deed_of
+from bo_service.api.rates import Rates
+from bo_service.domain.census import Census, Connections, Totals
+from bo_service.domain.errors import Forbidden, RateLimited, Unauthorized
 from bo_service.domain.ids import ProjectId, StudyId
-from bo_service.domain.records import ApiKey, Scope
+from bo_service.domain.job import ServiceProcess
+from bo_service.domain.records import OPERATORS_PROJECT, Scope
+from bo_service.orchestrator.manage_keys import hash_key
 from bo_service.orchestrator.ports import UnitOfWork
+from bo_service.telemetry import bind
 
 T = TypeVar("T")
 
 KEY_MEMORY_SECONDS: Final = 5.0
-"""A revoked key may work this much longer in other processes."""
+"""A revoked or expired key may work this much longer in other processes."""
+
+STRANGERS_PER_SECOND: Final = 100.0
+"""So many unknown keys an address may try: each costs a look into the database."""
 
 
 class Bell:
@@ -77,6 +86,23 @@ class ComputeStatus(Protocol):
     def n_restarts(self) -> int: ...
 
 
+class Survey(Protocol):
+    """The whole service in numbers."""
+
+    def census(self) -> Census: ...
+    def totals(self) -> Totals: ...
+    def connections(self) -> Connections | None: ...
+    def processes(self) -> Sequence[ServiceProcess]:
+        """Relays and compute workers heard of lately."""
+
+    def revision(self) -> str | None:
+        """The database's revision of the tables."""
+
+    @property
+    def head(self) -> str | None:
+        """The newest revision this version has."""
+
+
 @dataclass(frozen=True, slots=True)
 class Caller:
     """Who asks: a project and what its key may do."""
@@ -85,6 +111,13 @@ class Caller:
     project: str
     scope: Scope
     key_name: str
+    key_id: str | None = None
+    """None where keys are off."""
+
+    @property
+    def is_operator(self) -> bool:
+        """Whether its project is the one that runs the service and may see it as a whole."""
+        return self.project == OPERATORS_PROJECT
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +145,7 @@ class ApiContext:
 
     uow: UnitOfWork
     bell: Bell
-    hash_key: Callable[[str], str]
-    create_key: Callable[..., tuple[ApiKey, str]]
+    survey: Survey
     anonymous: Caller | None
     """Who a request without a key is, where keys are off."""
     is_writer_idle: Callable[[], bool]
@@ -121,6 +153,10 @@ class ApiContext:
     compute: ComputeStatus | None
     max_wait_seconds: float
     max_body_bytes: int
+    rates: Rates = field(default_factory=lambda: Rates(0.0))
+    strangers: Rates = field(default_factory=lambda: Rates(STRANGERS_PER_SECOND))
+    """Look-ups of keys not seen lately, by address."""
+    cors_origins: tuple[str, ...] = ()
     memory: KeyMemory = field(default_factory=KeyMemory)
 
 
@@ -132,7 +168,9 @@ def context_of(request: Request) -> ApiContext:
 
 async def _context(request: Request) -> ApiContext:
     # a coroutine, because FastAPI would send a plain function through the thread pool
-    return context_of(request)
+    context = context_of(request)
+    deed = deed_of(request)
+    return context if deed is None else replace(context, uow=AuditedUnitOfWork(context.uow, deed))
 
 
 async def promptly(act: Callable[[], T], *, context: ApiContext) -> T:
@@ -145,8 +183,9 @@ async def promptly(act: Callable[[], T], *, context: ApiContext) -> T:
 
 
 async def identify(request: Request) -> Caller:
-    """The caller of a request. Raises: Unauthorized."""
+    """The caller of a request. Raises: Unauthorized, RateLimited."""
     context = context_of(request)
+    bind(**request.path_params)
     header = request.headers.get("authorization", "")
     scheme, _, key = header.partition(" ")
     if not key:
@@ -157,20 +196,38 @@ async def identify(request: Request) -> Caller:
         )
     if scheme.lower() != "bearer":
         raise Unauthorized(f"unknown scheme {scheme!r}", hint="use Authorization: Bearer <key>")
-    key_hash = context.hash_key(key.strip())
+    key_hash = hash_key(key.strip())
     caller = context.memory.get(key_hash)
     if caller is None:
+        _take(context.strangers, address_of(request))
         caller = await run_in_threadpool(_look_up, key_hash, context)
         context.memory.put(key_hash, caller)
+    _take(context.rates, caller.key_id or "")
     return caller
+
+
+def address_of(request: Request) -> str:
+    """Where a request comes from, as far as this process can see."""
+    return request.client.host if request.client else "unknown"
+
+
+def _take(rates: Rates, who: str) -> None:
+    wait = rates.take(who)
+    if wait > 0:
+        raise RateLimited(
+            "too many requests",
+            hint="slow down; BO_RATE_LIMIT sets how many a second a key may make",
+            wait=wait,
+        )
 
 
 def _look_up(key_hash: str, context: ApiContext) -> Caller:
     with context.uow(read_only=True) as store:
         found = store.records.key_by_hash(key_hash)
-    if found is None or found.revoked_at is not None:
-        raise Unauthorized("the API key is unknown or revoked", hint="ask an admin for a new one")
-    return Caller(found.project_id, found.project, found.scope, found.name)
+        is_valid = found is not None and found.is_valid(store.now())
+    if found is None or not is_valid:
+        raise Unauthorized("the API key is unknown, expired or revoked", hint="ask an admin for a new one")
+    return Caller(found.project_id, found.project, found.scope, found.name, found.id)
 
 
 def _needs(scope: Scope) -> Callable[[Request], Coroutine[Any, Any, Caller]]:
@@ -181,9 +238,36 @@ def _needs(scope: Scope) -> Callable[[Request], Coroutine[Any, Any, Caller]]:
                 f"a key of scope {caller.scope.value} may not do this",
                 hint=f"use a key of scope {scope.value}",
             )
+        # what workers do is told by the events of their study
+        if request.method != "GET" and scope in (Scope.EDITOR, Scope.ADMIN):
+            request.state.deed = _deed(request, caller)
         return caller
 
     return check
+
+
+def _deed(request: Request, caller: Caller) -> Deed:
+    route = getattr(request.scope.get("route"), "path", request.url.path)
+    deed = Deed(
+        project_id=caller.project_id,
+        key_id=caller.key_id,
+        key_name=caller.key_name,
+        action=f"{request.method} {route}",
+        request_id=getattr(request.state, "request_id", ""),
+        address=address_of(request),
+    )
+    deed.is_about(request.path_params)
+    return deed
+
+
+async def _operator(request: Request) -> Caller:
+    caller = await identify(request)
+    if not caller.is_operator:
+        raise Forbidden(
+            f"a key of project {caller.project!r} may not see the whole service",
+            hint=f"use a key of project {OPERATORS_PROJECT!r}",
+        )
+    return caller
 
 
 Context = Annotated[ApiContext, Depends(_context)]
@@ -191,3 +275,5 @@ Viewer = Annotated[Caller, Depends(_needs(Scope.VIEWER))]
 Worker = Annotated[Caller, Depends(_needs(Scope.WORKER))]
 Editor = Annotated[Caller, Depends(_needs(Scope.EDITOR))]
 Admin = Annotated[Caller, Depends(_needs(Scope.ADMIN))]
+Operator = Annotated[Caller, Depends(_operator)]
+"""Any key of the project that runs the service."""

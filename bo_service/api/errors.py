@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -18,6 +19,7 @@ from bo_service.domain.errors import (
     MeaningChanged,
     NotFound,
     PayloadTooLarge,
+    RateLimited,
     ServiceError,
     Unauthorized,
     Unavailable,
@@ -32,6 +34,7 @@ STATUSES: Final[dict[type[ServiceError], int]] = {
     Unauthorized: 401,
     Forbidden: 403,
     PayloadTooLarge: 413,
+    RateLimited: 429,
     Unavailable: 503,
 }
 
@@ -45,6 +48,7 @@ TITLES: Final = {
     413: "Payload too large",
     415: "Unsupported media type",
     422: "Invalid input",
+    429: "Too many requests",
     500: "Internal error",
     503: "Unavailable",
 }
@@ -98,6 +102,8 @@ def install_error_handlers(app: FastAPI) -> None:
         headers = {"WWW-Authenticate": "Bearer"} if isinstance(error, Unauthorized) else None
         if isinstance(error, Unavailable):
             headers = {"Retry-After": "1"}
+        if isinstance(error, RateLimited):
+            headers = {"Retry-After": str(math.ceil(error.wait))}
         return problem_response(
             status_of(error),
             error.code,

@@ -15,6 +15,7 @@ from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
 
+from bo_service.api.audit import NAMED, deed_of
 from bo_service.api.context import ApiContext, Caller
 from bo_service.domain.errors import Contention, IdempotencyMismatch, Invalid, ServiceError
 from bo_service.domain.records import StoredReply
@@ -76,6 +77,9 @@ def once(
     The field named `shown_once` is not stored: a repeated answer has null there.
     Raises: IdempotencyMismatch where the key came with another request; whatever the work raises.
     """
+    deed = deed_of(request)
+    if deed is not None and isinstance(body, BaseModel):
+        deed.is_about({name: getattr(body, name, None) for name in NAMED})
     for attempt in range(N_TRIES):
         try:
             return _once(request, body, act, caller=caller, context=context, shown_once=shown_once)

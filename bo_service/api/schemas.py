@@ -153,3 +153,10 @@ class KeyIn(Body):
     name: Annotated[str, Field(min_length=1, max_length=128)]
     scope: Scope
     project: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=128)] | None = None
+    expires_in_seconds: Annotated[float, Field(ge=1, le=10 * 365 * 86_400)] | None = None
+
+
+class RotateIn(Body):
+    """How long the key that is replaced still works."""
+
+    grace_seconds: Annotated[float, Field(ge=0, le=30 * 86_400)] = 0.0

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from bo_service.domain.census import Census, Totals
+from bo_service.domain.job import ServiceProcess
 from bo_service.domain.proposal import Measurement
-from bo_service.domain.records import ApiKey, Event, Fit, Observation
+from bo_service.domain.records import ApiKey, AuditEntry, Event, Fit, Observation
 from bo_service.domain.study import Study
 from bo_service.domain.suggestion import Suggestion
 from bo_service.domain.trial import Attempt, Provenance, Trial, TrialState
@@ -168,5 +170,74 @@ def key_view(key: ApiKey) -> dict[str, Any]:
         "project": key.project,
         "prefix": key.prefix,
         "created_at": time_view(key.created_at),
+        "expires_at": time_view(key.expires_at),
         "revoked_at": time_view(key.revoked_at),
+    }
+
+
+def audit_view(entry: AuditEntry) -> dict[str, Any]:
+    return {
+        "seq": entry.seq,
+        "at": time_view(entry.at),
+        "action": entry.action,
+        "subject": dict(entry.subject),
+        "key_id": entry.key_id,
+        "key_name": entry.key_name,
+        "request_id": entry.request_id,
+        "address": entry.address,
+    }
+
+
+def process_view(process: ServiceProcess) -> dict[str, Any]:
+    return {
+        "name": process.name,
+        "role": process.role.value,
+        "queues": [queue.value for queue in process.queues],
+        "device": process.device,
+        "trouble": process.trouble,
+        "version": process.version,
+        "started_at": time_view(process.started_at),
+        "seen_at": time_view(process.seen_at),
+    }
+
+
+def census_view(census: Census, totals: Totals) -> dict[str, Any]:
+    """The whole service, in the words of the metrics."""
+    return {
+        "studies": dict(census.studies),
+        "trials": dict(census.trials),
+        "queues": {
+            queue.value: {
+                "due": found.n_due,
+                "resting": found.n_resting,
+                "running": found.n_running,
+                "oldest_seconds": round(found.oldest_seconds, 3),
+            }
+            for queue, found in census.queues.items()
+        },
+        "suggestions": {"fresh": census.n_fresh, "stale": census.n_stale},
+        "breakers_open": census.n_breakers_open,
+        "processes": [process_view(process) for process in census.processes],
+        "fits": [
+            {
+                "surrogate": surrogate,
+                "device": device,
+                "fits": found.n,
+                "fallbacks": found.n_fallbacks,
+                "seconds": round(found.seconds, 3),
+            }
+            for (surrogate, device), found in sorted(totals.fits.items())
+        ],
+        "llm": [
+            {
+                "model": model,
+                "calls": found.n,
+                "prompt_tokens": found.prompt_tokens,
+                "completion_tokens": found.completion_tokens,
+                "cost": found.cost,
+                "seconds": round(found.seconds, 3),
+            }
+            for model, found in sorted(totals.llm.items())
+        ],
+        "leases_expired": totals.n_leases_expired,
     }

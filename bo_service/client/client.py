@@ -365,9 +365,25 @@ class Client:
         found: Mapping[str, Any] = answer.json()
         return found
 
-    def create_key(self, name: str, scope: str, *, project: str | None = None) -> Mapping[str, Any]:
+    def status(self) -> Mapping[str, Any]:
+        """The whole service in numbers; for keys of the operators' project."""
+        found: Mapping[str, Any] = self._http.json("GET", "/v1/status")
+        return found
+
+    def audit(self) -> Iterator[Mapping[str, Any]]:
+        """Who changed what in the project, newest first."""
+        return self._pages("/v1/audit", {})
+
+    def create_key(
+        self,
+        name: str,
+        scope: str,
+        *,
+        project: str | None = None,
+        expires_in_seconds: float | None = None,
+    ) -> Mapping[str, Any]:
         """A new key; `key` in the answer is shown this once."""
-        body = {"name": name, "scope": scope, "project": project}
+        body = {"name": name, "scope": scope, "project": project, "expires_in_seconds": expires_in_seconds}
         found: Mapping[str, Any] = self._http.json("POST", "/v1/keys", body=body)
         return found
 
@@ -375,6 +391,12 @@ class Client:
         """The project's keys."""
         items: list[Mapping[str, Any]] = self._http.json("GET", "/v1/keys")["items"]
         return items
+
+    def rotate_key(self, key_id: str, *, grace_seconds: float = 0.0) -> Mapping[str, Any]:
+        """A new key in this one's place, which works for the grace; `key` in the answer is shown this once."""
+        body = {"grace_seconds": grace_seconds}
+        found: Mapping[str, Any] = self._http.json("POST", f"/v1/keys/{key_id}/rotate", body=body)
+        return found
 
     def revoke_key(self, key_id: str) -> Mapping[str, Any]:
         """End a key."""

@@ -103,11 +103,13 @@ def _compute(_: Settings) -> Finding:
             return Finding(
                 "compute", is_fine=False, detail=str(error)[:200], remedy="start the service first"
             )
-    compute = ready["compute"]
-    if compute["alive"] is None:
-        return Finding("compute", is_fine=True, detail="external workers")
-    detail = f"{'alive' if compute['alive'] else 'dead'}, {compute['restarts']} restarts"
-    return Finding("compute", bool(compute["alive"]), detail, "look into the service's log")
+    bad = {name: check["reason"] for name, check in ready["checks"].items() if "reason" in check}
+    compute = ready["checks"].get("compute", {"ok": False, "kind": "not looked at"})
+    if compute["kind"] == "embedded":
+        detail = f"{'alive' if compute['ok'] else 'dead'}, {compute['restarts']} restarts"
+        return Finding("compute", bool(compute["ok"]), detail, "look into the service's log")
+    detail = "; ".join(bad.values()) or f"queues {', '.join(compute['queues'])}"
+    return Finding("compute", not bad, detail, "start `bo relay` and `bo compute`; see `bo status`")
 
 
 def _models(_: Settings) -> Finding:

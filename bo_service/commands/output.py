@@ -29,7 +29,8 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]
     """A table for people."""
     table = Table(title=title, title_justify="left")
     for column in columns:
-        table.add_column(column)
+        # an id that is cut short is of no use
+        table.add_column(column, overflow="fold", no_wrap=column == "id")
     for row in rows:
         table.add_row(*("-" if cell is None else str(cell) for cell in row))
     console.print(table)
@@ -50,6 +51,11 @@ def fail(message: str) -> typer.Exit:
     """Print why and give the exit to raise."""
     errors.print(message, style="red", markup=False, highlight=False)
     return typer.Exit(1)
+
+
+def minute(at: str | None) -> str | None:
+    """A time of the API to the minute, UTC."""
+    return at and at[:16].replace("T", " ")
 
 
 def short(value: Any) -> str:

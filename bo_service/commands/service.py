@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 
-from bo_service.commands.output import Json, connected, console, print_json, print_table
+from bo_service.commands.output import Json, connected, console, minute, print_json, print_table
 
 db = typer.Typer(no_args_is_help=True, help="The database named by BO_DATABASE_URL, or the embedded one.")
 key = typer.Typer(no_args_is_help=True, help="API keys of the project.")
@@ -67,17 +68,37 @@ def create_key(
     name: Annotated[str, typer.Argument(help="who or what it is for")],
     scope: Annotated[str, typer.Option(help="admin, editor, worker or viewer")] = "worker",
     project: Annotated[str | None, typer.Option(help="another project than this key's")] = None,
+    expires_in: Annotated[float | None, typer.Option(help="seconds it works; for ever by default")] = None,
     as_json: Json = False,
 ) -> None:
     """Make a key; it is shown this once."""
     with connected() as client:
-        made = client.create_key(name, scope, project=project)
+        made = client.create_key(name, scope, project=project, expires_in_seconds=expires_in)
+    _show_key(made, as_json=as_json)
+
+
+def _show_key(made: Mapping[str, Any], *, as_json: bool) -> None:
     if as_json:
         print_json(made)
-    else:
-        console.print(
-            f"{made['key']}\n{made['scope']} key for project {made['project']}; it is not shown again"
-        )
+        return
+    end = f", until {made['expires_at']}" if made["expires_at"] else ""
+    console.print(
+        f"{made['key']}\n{made['scope']} key for project {made['project']}{end}; it is not shown again",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+@key.command()
+def rotate(
+    key_id: Annotated[str, typer.Argument(help="from `bo key list`")],
+    grace: Annotated[float, typer.Option(help="seconds the old key still works")] = 0.0,
+    as_json: Json = False,
+) -> None:
+    """Make a key in another one's place."""
+    with connected() as client:
+        made = client.rotate_key(key_id, grace_seconds=grace)
+    _show_key(made, as_json=as_json)
 
 
 @key.command("list")
@@ -88,8 +109,17 @@ def list_keys(as_json: Json = False) -> None:
     if as_json:
         print_json(keys)
     else:
-        rows = [[k["name"], k["scope"], k["prefix"], k["created_at"], k["revoked_at"], k["id"]] for k in keys]
-        print_table("keys", ("name", "scope", "starts with", "created", "revoked", "id"), rows)
+        rows = [
+            (
+                k["id"],
+                k["name"],
+                k["scope"],
+                minute(k["created_at"]),
+                minute(k["revoked_at"] or k["expires_at"]),
+            )
+            for k in keys
+        ]
+        print_table("keys", ("id", "name", "scope", "created", "ends"), rows)
 
 
 @key.command()

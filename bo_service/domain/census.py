@@ -43,13 +43,23 @@ class LlmTotals:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Connections:
+    """One process's connections to the database."""
+
+    n_in_use: int
+    n_idle: int
+    limit: int
+    """So many at most, those of a short overflow included."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Census:
     """Everything counted at one moment."""
 
     studies: Mapping[str, int] = field(default_factory=dict)
-    """State to number of studies."""
+    """State to number."""
     trials: Mapping[str, int] = field(default_factory=dict)
-    """State to number of trials."""
+    """State to number."""
     queues: Mapping[Queue, QueueCensus] = field(default_factory=dict)
     n_fresh: int = 0
     """Suggestions that active studies could give out now."""

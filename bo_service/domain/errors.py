@@ -8,6 +8,7 @@
 |  `- StudyClosed      the study takes no more trials
 +- Unauthorized      the caller gives a valid key
 +- Forbidden         the caller needs a key of a wider scope
++- RateLimited       the caller waits as long as `Retry-After` says
 `- Unavailable       the caller tries again later
    `- Contention        the service tries again itself; the caller only where that failed
 """
@@ -112,6 +113,17 @@ class Forbidden(ServiceError):
     """The key's scope does not reach this far."""
 
     code = "forbidden"
+
+
+class RateLimited(ServiceError):
+    """The caller asks more often than it may."""
+
+    code = "rate_limited"
+
+    def __init__(self, detail: str, *, hint: str, wait: float) -> None:
+        super().__init__(detail, hint=hint)
+        self.wait = wait
+        """Seconds until the next request is answered."""
 
 
 class PayloadTooLarge(ServiceError):

@@ -110,6 +110,8 @@ class ServiceProcess:
     device: str
     trouble: str | None = None
     """What keeps it from its work, such as a broker that does not answer."""
+    is_embedded: bool = False
+    """Whether it is the child of an HTTP process and claims jobs without a broker."""
     version: str
     started_at: datetime
     seen_at: datetime

@@ -87,6 +87,10 @@ class Fit:
     created_at: datetime
 
 
+OPERATORS_PROJECT: Final = "default"
+"""The project of those who run the service: its keys may see the service as a whole."""
+
+
 class Scope(StrEnum):
     """What a key may do; each includes the ones after it: admin, editor, worker, viewer."""
 

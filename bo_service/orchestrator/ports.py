@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from bo_service.domain.ids import FitId, JobId, LeaseToken, ProjectId, StudyId, SuggestionId, TrialId
 from bo_service.domain.job import Job, JobKind, Queue, ServiceProcess
 from bo_service.domain.proposal import Measurement, Parameters
-from bo_service.domain.records import ApiKey, Event, Fit, Observation, Page, StoredReply
+from bo_service.domain.records import ApiKey, AuditEntry, Event, Fit, Observation, Page, StoredReply
 from bo_service.domain.study import Study, StudyState
 from bo_service.domain.suggestion import Suggestion, SuggestionState
 from bo_service.domain.trial import Attempt, AttemptExit, Trial, TrialState
@@ -237,8 +237,16 @@ class Records(Protocol):
 
     def keys(self, project_id: ProjectId) -> Sequence[ApiKey]: ...
 
-    def revoke_key(self, project_id: ProjectId, key_id: str, *, now: datetime) -> ApiKey:
+    def key(self, project_id: ProjectId, key_id: str) -> ApiKey:
         """Raises: NotFound."""
+
+    def save_key(self, key: ApiKey) -> None:
+        """Write when it ends."""
+
+    def add_audit(self, entry: AuditEntry) -> None: ...
+
+    def audit(self, project_id: ProjectId, *, cursor: str | None, limit: int) -> Page[AuditEntry]:
+        """Newest first."""
 
     def reply(self, project_id: ProjectId, key: str) -> StoredReply | None:
         """The answer given under this key; others who ask with it wait until this transaction ends."""

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+from alembic.runtime.migration import MigrationContext
 from sqlalchemy import ColumnElement, Connection, and_, case, func, select
 
-from bo_service.domain.census import Census, FitTotals, LlmTotals, QueueCensus, Totals
-from bo_service.domain.job import JobState, Queue
+from bo_service.domain.census import Census, Connections, FitTotals, LlmTotals, QueueCensus, Totals
+from bo_service.domain.job import JobState, Queue, ServiceProcess
 from bo_service.domain.records import EventKind
 from bo_service.domain.study import StudyState
 from bo_service.domain.suggestion import SuggestionState
 from bo_service.domain.trial import AttemptExit
+from bo_service.storage.engine import Transactions
+from bo_service.storage.failures import translated
 from bo_service.storage.jobs import SqlJobs
 from bo_service.storage.tables import EventRow, JobRow, LlmCallRow, StudyRow, SuggestionRow, table_of
+from migrations import VERSION_TABLE
 
 STUDIES, SUGGESTIONS, JOBS = table_of(StudyRow), table_of(SuggestionRow), table_of(JobRow)
 EVENTS, LLM_CALLS = table_of(EventRow), table_of(LlmCallRow)
@@ -102,10 +107,10 @@ class GrowingTotals:
     _n_expired: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def brought_up_to(self, now: datetime, *, connection: Connection) -> Totals:
-        """The totals until about half a minute ago, when every transaction of then had ended."""
+    def brought_up_to(self, settled: datetime, *, connection: Connection) -> Totals:
+        """The totals until a time of which every transaction has ended."""
         with self._lock:
-            newest = self._newest(connection, now)
+            newest = self._newest(connection, settled)
             if newest > self._seq:
                 self._count_events(connection, newest)
                 self._seq = newest
@@ -116,11 +121,11 @@ class GrowingTotals:
                 llm=_llm(connection),
             )
 
-    def _newest(self, connection: Connection, now: datetime) -> int:
+    def _newest(self, connection: Connection, settled: datetime) -> int:
         """The last event that is old enough; looked for from the end, where the numbers are."""
         query = (
             select(EVENTS.c.seq)
-            .where(EVENTS.c.seq > self._seq, EVENTS.c.at <= now - SETTLED_AFTER)
+            .where(EVENTS.c.seq > self._seq, EVENTS.c.at <= settled)
             .order_by(EVENTS.c.seq.desc())
             .limit(1)
         )
@@ -173,3 +178,35 @@ def _llm(connection: Connection) -> dict[str, LlmTotals]:
         )
         for row in connection.execute(query)
     }
+
+
+@dataclass(frozen=True, slots=True)
+class SqlSurvey:
+    """See api.context.Survey."""
+
+    transactions: Transactions
+    head: str | None
+    _totals: GrowingTotals = field(default_factory=GrowingTotals)
+
+    def census(self) -> Census:
+        with translated(), self.transactions(read_only=True) as (connection, _):
+            return take_census(connection, now=self.transactions.now(connection))
+
+    def totals(self) -> Totals:
+        # one writer at a time numbers SQLite's events in the order of their commits
+        settled = timedelta(0) if self.transactions.is_sqlite else SETTLED_AFTER
+        with translated(), self.transactions(read_only=True) as (connection, _):
+            now = self.transactions.now(connection)
+            return self._totals.brought_up_to(now - settled, connection=connection)
+
+    def connections(self) -> Connections | None:
+        return self.transactions.connections()
+
+    def processes(self) -> Sequence[ServiceProcess]:
+        with translated(), self.transactions(read_only=True) as (connection, _):
+            return SqlJobs(connection).processes(since=self.transactions.now(connection) - PROCESS_MEMORY)
+
+    def revision(self) -> str | None:
+        with translated(), self.transactions(read_only=True) as (connection, _):
+            context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
+            return context.get_current_revision()

@@ -12,6 +12,9 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, create_engine, event, func, make_url, select
 from sqlalchemy.engine import URL
+from sqlalchemy.pool import QueuePool
+
+from bo_service.domain.census import Connections
 
 SQLITE_BUSY_SECONDS: Final = 30
 CLOCK_SECONDS: Final = 5.0
@@ -95,6 +98,14 @@ class Transactions:
             self._clock_offset = there - (before + (here - before) / 2)
             self._clock_due = time.monotonic() + CLOCK_SECONDS
         return datetime.now(UTC) + self._clock_offset
+
+    def connections(self) -> Connections | None:
+        """The pool as it is now; None on SQLite, where connections cost nothing."""
+        pool = self.engine.pool
+        if self.is_sqlite or not isinstance(pool, QueuePool):
+            return None
+        # as many again for a short while: see open_engine
+        return Connections(n_in_use=pool.checkedout(), n_idle=pool.checkedin(), limit=2 * pool.size())
 
     def is_idle(self) -> bool:
         """Whether a writer of this process would have its turn at once; never promised for PostgreSQL."""

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Final
 
 from sqlalchemy import Connection, Text, bindparam, delete, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from bo_service.domain.errors import NotFound
 from bo_service.domain.ids import FitId, ProjectId, StudyId, TrialId, new_id
-from bo_service.domain.records import WAKING, ApiKey, Event, Fit, StoredReply
-from bo_service.storage.rows import event_from, fit_from, key_from
+from bo_service.domain.records import WAKING, ApiKey, AuditEntry, Event, Fit, Page, StoredReply
+from bo_service.storage.cursors import decode_cursor, encode_cursor
+from bo_service.storage.rows import audit_from, event_from, fit_from, key_from
 from bo_service.storage.tables import (
     ApiKeyRow,
+    AuditRow,
     EventRow,
     FitRow,
     IdempotencyRow,
@@ -25,10 +28,14 @@ from bo_service.storage.tables import (
 
 PROJECTS = table_of(ProjectRow)
 KEYS = table_of(ApiKeyRow)
+AUDIT = table_of(AuditRow)
 EVENTS = table_of(EventRow)
 FITS = table_of(FitRow)
 REPLIES = table_of(IdempotencyRow)
 WORKERS = table_of(WorkerRow)
+
+MAX_SEQ: Final = 2**63 - 1
+"""A cursor may hold any number; the databases' integers end here."""
 
 _INSERT_EVENT = insert(EVENTS)
 _N_SLOTS = select(func.coalesce(func.sum(WORKERS.c.slots), 0)).where(
@@ -136,6 +143,7 @@ class SqlRecords:
                 "key_hash": key.key_hash,
                 "prefix": key.prefix,
                 "created_at": key.created_at,
+                "expires_at": key.expires_at,
             },
         )
 
@@ -149,12 +157,45 @@ class SqlRecords:
         query = query.where(KEYS.c.project_id == project_id).order_by(KEYS.c.id)
         return [key_from(row) for row in self.connection.execute(query)]
 
-    def revoke_key(self, project_id: ProjectId, key_id: str, *, now: datetime) -> ApiKey:
-        for key in self.keys(project_id):
-            if key.id == key_id:
-                self.connection.execute(update(KEYS).where(KEYS.c.id == key_id).values(revoked_at=now))
-                return replace(key, revoked_at=key.revoked_at or now)
-        raise NotFound("key", key_id)
+    def key(self, project_id: ProjectId, key_id: str) -> ApiKey:
+        query = select(KEYS, PROJECTS.c.name.label("project")).join(PROJECTS)
+        row = self.connection.execute(
+            query.where(KEYS.c.project_id == project_id, KEYS.c.id == key_id)
+        ).first()
+        if row is None:
+            raise NotFound("key", key_id)
+        return key_from(row)
+
+    def save_key(self, key: ApiKey) -> None:
+        self.connection.execute(
+            update(KEYS)
+            .where(KEYS.c.id == key.id)
+            .values(expires_at=key.expires_at, revoked_at=key.revoked_at)
+        )
+
+    def add_audit(self, entry: AuditEntry) -> None:
+        self.connection.execute(
+            insert(AUDIT),
+            {
+                "project_id": entry.project_id,
+                "key_id": entry.key_id,
+                "key_name": entry.key_name,
+                "action": entry.action,
+                "subject": dict(entry.subject),
+                "request_id": entry.request_id,
+                "address": entry.address,
+                "at": entry.at,
+            },
+        )
+
+    def audit(self, project_id: ProjectId, *, cursor: str | None, limit: int) -> Page[AuditEntry]:
+        query = select(AUDIT).where(AUDIT.c.project_id == project_id)
+        if cursor is not None:
+            (before,) = decode_cursor(cursor, int)
+            query = query.where(AUDIT.c.seq < min(before, MAX_SEQ))
+        rows = self.connection.execute(query.order_by(AUDIT.c.seq.desc()).limit(limit + 1)).all()
+        found = [audit_from(row) for row in rows[:limit]]
+        return Page(items=found, next_cursor=encode_cursor(found[-1].seq) if len(rows) > limit else None)
 
     def reply(self, project_id: ProjectId, key: str) -> StoredReply | None:
         if self.connection.dialect.name == "postgresql":

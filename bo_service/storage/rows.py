@@ -8,7 +8,7 @@ from typing import Any
 from bo_service.domain.ids import FitId, JobId, LeaseToken, ProjectId, StudyId, SuggestionId, TrialId
 from bo_service.domain.job import Job, JobKind, JobState, Queue
 from bo_service.domain.proposal import Measurement
-from bo_service.domain.records import ApiKey, Event, EventKind, Fit, Scope
+from bo_service.domain.records import ApiKey, AuditEntry, Event, EventKind, Fit, Scope
 from bo_service.domain.spec import StudySpec
 from bo_service.domain.study import Study, StudyState
 from bo_service.domain.suggestion import Suggestion, SuggestionSource, SuggestionState
@@ -259,4 +259,18 @@ def key_from(row: Row) -> ApiKey:
         created_at=row.created_at,
         expires_at=row.expires_at,
         revoked_at=row.revoked_at,
+    )
+
+
+def audit_from(row: Row) -> AuditEntry:
+    return AuditEntry(
+        seq=row.seq,
+        project_id=ProjectId(row.project_id),
+        key_id=row.key_id,
+        key_name=row.key_name,
+        action=row.action,
+        subject=row.subject,
+        request_id=row.request_id,
+        address=row.address,
+        at=row.at,
     )

@@ -360,6 +360,7 @@ class ProcessRow(Table):
     name: Mapped[str] = mapped_column(String(128), primary_key=True)
     role: Mapped[str] = mapped_column(String(16), server_default="compute")
     trouble: Mapped[str | None]
+    is_embedded: Mapped[bool]
     queues: Mapped[list[str]] = mapped_column(Json)
     device: Mapped[str] = mapped_column(String(64))
     version: Mapped[str] = mapped_column(String(32))

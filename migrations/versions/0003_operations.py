@@ -23,6 +23,7 @@ def upgrade() -> None:
         sa.Column("name", sa.String(length=128), nullable=False),
         sa.Column("role", sa.String(length=16), nullable=False, server_default="compute"),
         sa.Column("trouble", sa.Text(), nullable=True),
+        sa.Column("is_embedded", sa.Boolean(), nullable=False),
         *_said_by_both(),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_processes")),
     )

@@ -31,6 +31,14 @@ def test_every_error_code_is_documented() -> None:
     assert missing == []
 
 
+def test_every_metric_is_documented(service) -> None:
+    text = (ROOT / "docs" / "operations.md").read_text()
+    with service.http() as http:
+        exposed = re.findall(r"^# TYPE (bo_\w+)", http.get("/metrics").text, flags=re.MULTILINE)
+    assert len(exposed) > 20
+    assert [name for name in exposed if f"`{name}`" not in text and f"`{name}_total`" not in text] == []
+
+
 def test_every_link_between_documents_leads_somewhere() -> None:
     documents = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").glob("*.md")]
     links = [(path, to) for path in documents for to in re.findall(r"\]\(([^)#]+)\)", path.read_text())]

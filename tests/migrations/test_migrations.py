@@ -11,7 +11,6 @@ import migrations
 from bo_service import bootstrap
 from bo_service.bootstrap import (
     build_services,
-    create_key,
     database_revision,
     downgrade_database,
     ensure_default_project,
@@ -20,6 +19,7 @@ from bo_service.bootstrap import (
 from bo_service.domain.records import Scope
 from bo_service.domain.spec import StudySpec
 from bo_service.orchestrator.create_study import create_study
+from bo_service.orchestrator.manage_keys import create_key
 from bo_service.settings import Settings
 from bo_service.storage.tables import Table
 

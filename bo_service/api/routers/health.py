@@ -1,13 +1,17 @@
-"""Routes for those who watch the service itself."""
+"""Routes for load balancers and supervisors: does the process live, can it serve."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
 import bo_service
-from bo_service.api.context import Context, Viewer
+from bo_service.api.context import ApiContext, Context, Viewer
 from bo_service.domain.errors import ServiceError
+from bo_service.domain.job import Queue, Role, ServiceProcess
 
 router = APIRouter(tags=["health"])
 
@@ -20,26 +24,49 @@ async def alive() -> JSONResponse:
 
 @router.get("/readyz")
 def ready(context: Context) -> JSONResponse:
-    """The process can serve: its database answers, and its compute side lives."""
-    compute = context.compute
-    checks = {
-        "database": _database_answers(context),
-        "compute": {
-            "alive": compute.is_alive if compute else None,
-            "restarts": compute.n_restarts if compute else None,
-        },
-    }
-    fine = bool(checks["database"]) and (compute is None or compute.is_alive)
-    return JSONResponse({"status": "ok" if fine else "degraded", **checks}, status_code=200 if fine else 503)
+    """503 where this process cannot serve: no database, old tables, a dead compute child of its own.
+
+    `degraded` with 200 where it can, and something beside it is missing: results are still taken, so no load
+    balancer should turn the workers away.
+    """
+    checks = {"database": _database(context)}
+    if context.compute is not None:
+        child = context.compute
+        checks["compute"] = {"ok": child.is_alive, "kind": "embedded", "restarts": child.n_restarts}
+    elif checks["database"]["ok"]:
+        checks |= _beside(context.survey.processes())
+    serves = checks["database"]["ok"] and (context.compute is None or context.compute.is_alive)
+    status = "ok" if all(check["ok"] for check in checks.values()) else "degraded"
+    return JSONResponse({"status": status, "checks": checks}, status_code=200 if serves else 503)
 
 
-def _database_answers(context: Context) -> bool:
+def _database(context: ApiContext) -> dict[str, Any]:
+    """Whether it answers, and has the tables this version needs."""
+    head = context.survey.head
     try:
-        with context.uow(read_only=True) as store:
-            store.now()
+        revision = context.survey.revision()
     except (ServiceError, OSError, RuntimeError):
-        return False
-    return True
+        return {"ok": False, "reason": "the database does not answer"}
+    if revision != head:
+        reason = f"tables at revision {revision or 'none'}, this version needs {head}: run `bo db upgrade`"
+        return {"ok": False, "revision": revision, "reason": reason}
+    return {"ok": True, "revision": revision}
+
+
+def _beside(processes: Sequence[ServiceProcess]) -> dict[str, dict[str, Any]]:
+    """Compute and the broker, by what their processes say of themselves; details are for `/v1/status`."""
+    workers = [p for p in processes if p.role is Role.COMPUTE]
+    served = sorted({queue.value for worker in workers for queue in worker.queues})
+    compute: dict[str, Any] = {"ok": Queue.CPU.value in served, "kind": "external", "queues": served}
+    if not compute["ok"]:
+        compute["reason"] = "no compute worker serves the queue cpu"
+    if any(worker.is_embedded for worker in workers):
+        return {"compute": compute}
+    relays = [p for p in processes if p.role is Role.RELAY]
+    broker: dict[str, Any] = {"ok": any(relay.trouble is None for relay in relays), "relays": len(relays)}
+    if not broker["ok"]:
+        broker["reason"] = "no relay reaches the broker" if relays else "no relay is alive: jobs are not sent"
+    return {"compute": compute, "broker": broker}
 
 
 @router.get("/v1/info")

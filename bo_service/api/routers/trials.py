@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse, Response
 
 from bo_service.api.context import ApiContext, Caller, Context, Editor, Viewer, Worker, promptly
 from bo_service.api.idempotency import once
+from bo_service.api.metrics import CLAIMS, TELLS, WAITING
 from bo_service.api.schemas import (
     AttachIn,
     ClaimIn,
@@ -89,12 +90,15 @@ async def claim(study: str, body: ClaimIn, request: Request, caller: Worker, con
         )
         left = deadline - time.monotonic()
         if answer.status_code != 202:
+            CLAIMS.labels("given" if latest is not None and latest.trials else "none").inc()
             return answer
         if left <= 0 or await request.is_disconnected():
+            CLAIMS.labels("waiting").inc()
             answer.headers["Retry-After"] = str(int(RETRY_AFTER_SECONDS))
             return answer
         assert latest is not None  # a repeated answer is never a 202
-        await context.bell.wait(latest.study_id, seconds=min(left, POLL_SECONDS))
+        with WAITING.track_inprogress():
+            await context.bell.wait(latest.study_id, seconds=min(left, POLL_SECONDS))
 
 
 def _claim_view(reply: ClaimReply) -> tuple[int, dict[str, Any]]:
@@ -266,9 +270,14 @@ async def _close(
     request: Request, body: Any, act: Callable[[UnitOfWork], Trial], *, caller: Caller, context: ApiContext
 ) -> Response:
     """Answer with the trial as the step left it."""
+
+    def closed(uow: UnitOfWork) -> tuple[int, dict[str, Any]]:
+        trial = act(uow)
+        TELLS.labels(trial.state.value).inc()
+        return 200, trial_view(trial)
+
     return await promptly(
-        lambda: once(request, body, lambda uow: (200, trial_view(act(uow))), caller=caller, context=context),
-        context=context,
+        lambda: once(request, body, closed, caller=caller, context=context), context=context
     )
 
 

@@ -1,0 +1,85 @@
+"""API keys: made, replaced, ended. Their text exists outside the service only."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from dataclasses import replace
+from datetime import timedelta
+
+from bo_service.domain.errors import Conflict
+from bo_service.domain.ids import ProjectId, new_id
+from bo_service.domain.records import ApiKey, Scope
+from bo_service.orchestrator.ports import UnitOfWork
+
+
+def hash_key(key: str) -> str:
+    """What the database keeps of a key; keys are 256 random bits, so a fast hash is safe.
+
+    A key is found by its hash: how long that takes tells nothing of the text, since nobody can choose a text by
+    its hash.
+    """
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def create_key(
+    name: str, scope: Scope, *, project: str, lifetime: timedelta | None = None, uow: UnitOfWork
+) -> tuple[ApiKey, str]:
+    """A new key bound to a project (created where missing); the text is shown this once."""
+    text = f"bo_{secrets.token_urlsafe(32)}"
+    with uow() as store:
+        now = store.now()
+        key = ApiKey(
+            id=new_id(),
+            project_id=store.records.ensure_project(project, now=now),
+            project=project,
+            name=name,
+            scope=scope,
+            key_hash=hash_key(text),
+            prefix=text[:10],
+            created_at=now,
+            expires_at=None if lifetime is None else now + lifetime,
+        )
+        store.records.add_key(key)
+        store.commit()
+    return key, text
+
+
+def rotate_key(
+    key_id: str, *, grace: timedelta, project_id: ProjectId, uow: UnitOfWork
+) -> tuple[ApiKey, str]:
+    """A new key of the same name, scope and lifetime; the old one works for the grace, and no longer.
+
+    Raises: NotFound, Conflict (the key is revoked or expired already).
+    """
+    text = f"bo_{secrets.token_urlsafe(32)}"
+    with uow() as store:
+        now = store.now()
+        old = store.records.key(project_id, key_id)
+        if not old.is_valid(now):
+            raise Conflict(f"key {old.name!r} has ended", hint="create a new one: POST /v1/keys")
+        lifetime = None if old.expires_at is None else old.expires_at - old.created_at
+        new = replace(
+            old,
+            id=new_id(),
+            key_hash=hash_key(text),
+            prefix=text[:10],
+            created_at=now,
+            expires_at=None if lifetime is None else now + lifetime,
+        )
+        store.records.add_key(new)
+        end = now + grace
+        store.records.save_key(replace(old, expires_at=min(old.expires_at or end, end)))
+        store.commit()
+    return new, text
+
+
+def revoke_key(key_id: str, *, project_id: ProjectId, uow: UnitOfWork) -> ApiKey:
+    """End a key now; one that has ended stays as it is. Raises: NotFound."""
+    with uow() as store:
+        key = store.records.key(project_id, key_id)
+        if key.revoked_at is None:
+            key = replace(key, revoked_at=store.now())
+            store.records.save_key(key)
+            store.commit()
+    return key

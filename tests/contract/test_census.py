@@ -1,0 +1,123 @@
+"""The service counted in SQL is what a walk through it finds, on both databases."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from bo_service.bootstrap import Services, survey_of
+from bo_service.domain.ids import LeaseToken, ProjectId
+from bo_service.domain.job import Queue, Role, ServiceProcess
+from bo_service.domain.records import Event, EventKind
+from bo_service.orchestrator.reap import claim_job, crash_job
+from bo_service.storage import census as module
+from tests.contract.test_store import advance_all, claim, complete, new_study, run_jobs
+from tests.faults.test_in_process import let_the_lease_end
+from workers.house import Housekeeper
+
+
+@pytest.fixture(autouse=True)
+def settled_at_once(monkeypatch) -> None:
+    monkeypatch.setattr(module, "SETTLED_AFTER", timedelta(0))
+
+
+def test_studies_trials_and_suggestions_are_counted(
+    services: Services, project: ProjectId, make_spec
+) -> None:
+    survey = survey_of(services)
+    study = new_study(services, project, make_spec)
+    assert survey.census().queues[Queue.CPU].n_due == 1
+    run_jobs(services)
+    one, two = claim(services, study, count=2)
+    complete(services, one, project, 1.0)
+    census = survey.census()
+    assert census.studies == {"ACTIVE": 1}
+    assert {s: n for s, n in census.trials.items() if n} == {"RUNNING": 1, "COMPLETED": 1}
+    with services.uow(read_only=True) as store:
+        assert census.n_fresh + census.n_stale == len(store.suggestions.prepared(study.id))
+    assert two.number == 2
+
+
+def test_a_queue_tells_what_is_due_rests_and_runs(services: Services, project, make_spec) -> None:
+    for name in "abc":
+        new_study(services, project, make_spec, name=name)
+    running = claim_job(LeaseToken("one"), lease_seconds=60, uow=services.uow)
+    crashed = claim_job(LeaseToken("two"), lease_seconds=60, uow=services.uow)
+    assert running is not None
+    assert crashed is not None
+    crash_job(crashed, "boom", uow=services.uow)
+    queue = survey_of(services).census().queues[Queue.CPU]
+    assert (queue.n_due, queue.n_resting, queue.n_running) == (1, 1, 1)
+    with services.uow() as store:
+        job = store.jobs.get(running.id).requeued(now=store.now())
+        store.jobs.save(replace(job, ready_at=store.now() - timedelta(seconds=90)))
+        store.commit()
+    assert survey_of(services).census().queues[Queue.CPU].oldest_seconds == pytest.approx(90, abs=10)
+
+
+def test_what_grows_is_counted_once_and_goes_on(services: Services, project, make_spec) -> None:
+    survey = survey_of(services)
+    study = new_study(services, project, make_spec, surrogate={"name": "gp"}, initial={"size": 2})
+    advance_all(services)
+    for value in (1.0, 2.0, 0.5):
+        (trial,) = claim(services, study)
+        complete(services, trial, project, value)
+        advance_all(services)
+    first = survey.totals()
+    fits = first.fits["gp", "cpu"]
+    assert fits.n == first.events["fit_finished"] > 0
+    assert fits.seconds > 0
+    assert first.events["trial_closed"] == 3
+    (trial,) = claim(services, study)
+    let_the_lease_end(services, study.id)
+    Housekeeper(services.uow).round()
+    then = survey.totals()
+    assert then.n_leases_expired == 1
+    assert then.events["trial_closed"] == 3
+    assert then == survey.totals() == survey_of(services).totals()
+
+
+def test_an_event_that_commits_late_is_not_skipped(
+    services: Services, project, make_spec, monkeypatch
+) -> None:
+    """On PostgreSQL numbers are given before commits: totals wait until every transaction of a time has ended."""
+    monkeypatch.setattr(module, "SETTLED_AFTER", timedelta(seconds=35))
+    study = new_study(services, project, make_spec)
+    survey = survey_of(services)
+    if services.transactions.is_sqlite:
+        assert survey.totals().events["study_created"] == 1
+        return
+    assert survey.totals().events == {}
+    with services.uow() as store:
+        old = store.now() - timedelta(seconds=36)
+        store.records.add_event(Event(study_id=study.id, kind=EventKind.BREAKER, at=old))
+        store.commit()
+    assert survey.totals().events == {"study_created": 1, "breaker": 1}
+
+
+def test_processes_are_those_heard_of_lately(services: Services) -> None:
+    with services.uow() as store:
+        now = store.now()
+        for name, ago in (("new", 1), ("old", 3600)):
+            store.jobs.saw_process(
+                ServiceProcess(
+                    name=name,
+                    role=Role.RELAY,
+                    queues=(),
+                    device="",
+                    trouble="broker: gone",
+                    version="1",
+                    started_at=now,
+                    seen_at=now - timedelta(seconds=ago),
+                )
+            )
+        store.commit()
+    (found,) = survey_of(services).processes()
+    assert (found.name, found.trouble, found.is_embedded) == ("new", "broker: gone", False)
+
+
+def test_the_survey_knows_the_revision(services: Services) -> None:
+    survey = survey_of(services)
+    assert survey.revision() == survey.head

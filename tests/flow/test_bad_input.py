@@ -264,7 +264,7 @@ def test_a_body_that_is_too_large_is_refused(start_service) -> None:
 def test_keys_are_needed_known_and_wide_enough(service, http: httpx2.Client, study: str) -> None:
     refused(httpx2.get(f"{service.url}/v1/studies"), 401, "unauthorized", "Authorization: Bearer")
     with service.http("bo_wrong") as stranger:
-        refused(stranger.get("/v1/studies"), 401, "unauthorized", "unknown or revoked")
+        refused(stranger.get("/v1/studies"), 401, "unauthorized", "expired or revoked")
     keys = {
         scope: http.post("/v1/keys", json={"name": scope, "scope": scope}).json()["key"]
         for scope in ("viewer", "worker", "editor")
@@ -300,6 +300,17 @@ def test_a_revoked_key_ends(service, http: httpx2.Client) -> None:
         assert viewer.get("/v1/info").json()["key"] == "short"
         assert http.delete(f"/v1/keys/{made['id']}").json()["revoked_at"] is not None
         refused(viewer.get("/v1/info"), 401, "unauthorized")
+
+
+def test_keys_and_the_audit_log_refuse_what_makes_no_sense(http: httpx2.Client) -> None:
+    refused(http.post("/v1/keys/none/rotate"), 404, "not_found")
+    made = http.post("/v1/keys", json={"name": "r", "scope": "viewer"}).json()
+    body = {"grace_seconds": -1}
+    refused(http.post(f"/v1/keys/{made['id']}/rotate", json=body), 422, "validation_failed", "grace_seconds")
+    body = {"name": "k", "scope": "viewer", "expires_in_seconds": 0}
+    refused(http.post("/v1/keys", json=body), 422, "validation_failed", "expires_in_seconds")
+    refused(http.get("/v1/audit", params={"cursor": "bm8"}), 422, "validation_failed", "cursor")
+    refused(http.get("/v1/audit", params={"limit": 0}), 422, "validation_failed", "limit")
 
 
 def test_a_project_does_not_see_anothers_studies(service, http: httpx2.Client, study: str, trial) -> None:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -18,7 +18,12 @@ def default_home() -> Path:
 class Settings(BaseSettings):
     """Every setting of the service; each is the environment variable BO_ plus its name in capitals."""
 
-    model_config = SettingsConfigDict(env_prefix="BO_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="BO_",
+        frozen=True,
+        extra="ignore",
+        hide_input_in_errors=True,  # some of it is secret
+    )
 
     home: Path = Field(default_factory=default_home)
     """Folder for the SQLite file, the log of the compute process and the local credentials."""
@@ -89,8 +94,20 @@ class Settings(BaseSettings):
     cors_origins: list[str] = []
     """Web origins whose pages may call the API, as JSON: ["https://example.org"]; none by default."""
 
+    secret_key: SecretStr | None = Field(None, min_length=32)
+    """From which the secrets of webhooks follow, at least 32 random characters; by default made and kept in `home`."""
+
+    webhook_allow: list[str] = []
+    """Hosts and networks inside that webhooks may call, as JSON: ["hooks.lan", "10.1.0.0/16"]; none by default."""
+
     fail_points: str = ""
     """For fault tests alone: where a process kills itself; see bo_service/storage/fail_points.py."""
+
+    @field_validator("secret_key", mode="before")
+    @classmethod
+    def _empty_is_none(cls, value: object) -> object:
+        # compose files pass variables that nobody set as empty ones
+        return None if value == "" else value
 
     def resolved_database_url(self) -> str:
         """The database's URL, SQLite in `home` by default."""

@@ -97,6 +97,12 @@ class StudyClosed(Conflict):
     code = "study_closed"
 
 
+class NotConfigured(Conflict):
+    """The service lacks a setting without which it cannot do this."""
+
+    code = "not_configured"
+
+
 class IdempotencyMismatch(Conflict):
     """The key was used before with another request."""
 

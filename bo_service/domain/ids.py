@@ -14,6 +14,8 @@ SuggestionId = NewType("SuggestionId", str)
 JobId = NewType("JobId", str)
 FitId = NewType("FitId", str)
 ProjectId = NewType("ProjectId", str)
+WebhookId = NewType("WebhookId", str)
+DeliveryId = NewType("DeliveryId", str)
 LeaseToken = NewType("LeaseToken", str)
 
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 import bo_service
-from bo_service.commands import service, study, trial
+from bo_service.commands import service, study, trial, webhook
 from bo_service.commands.doctor import doctor
 from bo_service.commands.status import audit, status
 from bo_service.settings import Settings
@@ -25,6 +25,7 @@ app.add_typer(trial.app, name="trial")
 app.add_typer(service.db, name="db")
 app.add_typer(service.key, name="key")
 app.add_typer(service.surrogate, name="surrogate")
+app.add_typer(webhook.app, name="webhook")
 app.command()(doctor)
 app.command()(status)
 app.command()(audit)

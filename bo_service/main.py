@@ -8,6 +8,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from tempfile import TemporaryDirectory
 
 import uvicorn
@@ -28,6 +29,9 @@ from bo_service.bootstrap import (
 )
 from bo_service.compute_child import ComputeChild
 from bo_service.domain.records import OPERATORS_PROJECT, Scope
+from bo_service.domain.target import AllowList
+from bo_service.master_key import master_key
+from bo_service.receivers import Receivers
 from bo_service.settings import Settings
 from bo_service.storage.signals import PostgresSignals
 from bo_service.telemetry import start_logging, start_tracing
@@ -56,6 +60,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         uow=services.uow,
         bell=bell,
         survey=survey_of(services),
+        secret_key=partial(master_key, settings),
+        check_receiver=Receivers(AllowList.of(settings.webhook_allow)).check,
         anonymous=anonymous,
         is_writer_idle=services.transactions.is_idle,
         compute=child,
@@ -133,6 +139,10 @@ def _shared_compute(settings: Settings) -> Iterator[None]:
     if settings.compute != "embedded":
         yield
         return
+    # they are all of this machine, so they share the key kept here
+    master = master_key(settings)
+    if master is not None:
+        os.environ["BO_SECRET_KEY"] = master.value.decode()
     # the HTTP processes read the environment: the child is not theirs
     os.environ["BO_COMPUTE"] = "external"
     says = PostgresSignals(settings.resolved_database_url())

@@ -26,6 +26,7 @@ from bo_service.orchestrator.reap import (
 from bo_service.settings import Settings
 from bo_service.telemetry import start_logging, start_tracing
 from workers.house import Housekeeper, guarded
+from workers.notifier import notifier_of
 from workers.presence import Presence
 from workers.tasks import Desk
 
@@ -161,6 +162,7 @@ def main() -> None:
         is_embedded=True,
     )
     presence.start()
+    notifier_of(services).start()
     executor.run()
 
 

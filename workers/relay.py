@@ -20,6 +20,7 @@ from bo_service.orchestrator.relay_jobs import BATCH, Send, relay_jobs
 from bo_service.settings import Settings
 from bo_service.telemetry import start_logging
 from workers.house import Housekeeper, guarded
+from workers.notifier import notifier_of
 from workers.presence import Presence
 from workers.tasks import Desk
 
@@ -96,8 +97,11 @@ def main() -> None:
         trouble=broker_trouble,
     )
     presence.start()
+    notifier = notifier_of(services)
+    notifier.start()
     logger.info("relaying the jobs of %s", shown_url(settings.resolved_database_url()))
     relay.run()
+    notifier.stop()
     presence.stop()
     services.close()
 

@@ -15,7 +15,17 @@ import bo_service
 from bo_service.api.context import ApiContext
 from bo_service.api.errors import install_error_handlers, problem_response
 from bo_service.api.front import Front
-from bo_service.api.routers import events, health, keys, operations, studies, suggestions, surrogates, trials
+from bo_service.api.routers import (
+    events,
+    health,
+    keys,
+    operations,
+    studies,
+    suggestions,
+    surrogates,
+    trials,
+    webhooks,
+)
 
 N_THREADS: Final = 64
 """Requests handled at the same time; waiting claims and event streams hold none."""
@@ -101,7 +111,7 @@ def build_app(context: ApiContext, *, lifespan: Lifespan | None = None, tracing:
     app.add_middleware(Front)
     install_error_handlers(app)
     # routes are tried in order: the hot ones first
-    for module in (trials, studies, suggestions, events, surrogates, keys, operations, health):
+    for module in (trials, studies, suggestions, events, surrogates, webhooks, keys, operations, health):
         app.include_router(module.router)
     return app
 

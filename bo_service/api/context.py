@@ -20,6 +20,7 @@ from bo_service.domain.errors import Forbidden, RateLimited, Unauthorized
 from bo_service.domain.ids import ProjectId, StudyId
 from bo_service.domain.job import ServiceProcess
 from bo_service.domain.records import OPERATORS_PROJECT, Scope
+from bo_service.domain.signing import MasterKey
 from bo_service.orchestrator.manage_keys import hash_key
 from bo_service.orchestrator.ports import UnitOfWork
 from bo_service.telemetry import bind
@@ -146,6 +147,10 @@ class ApiContext:
     uow: UnitOfWork
     bell: Bell
     survey: Survey
+    secret_key: Callable[[], MasterKey | None]
+    """Finds the key from which the secrets of webhooks follow."""
+    check_receiver: Callable[[str], object]
+    """Raises Invalid where a webhook may not call this URL; asks the network, so not inside a transaction."""
     anonymous: Caller | None
     """Who a request without a key is, where keys are off."""
     is_writer_idle: Callable[[], bool]

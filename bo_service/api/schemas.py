@@ -6,11 +6,12 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictInt
 
 from bo_service.domain.proposal import Measurement
 from bo_service.domain.records import Scope
 from bo_service.domain.trial import TrialState
+from bo_service.domain.webhook import LISTENABLE, NoticeKind, WebhookFormat
 
 NON_FINITE: Final = {
     "nan": math.nan,
@@ -160,3 +161,20 @@ class RotateIn(Body):
     """How long the key that is replaced still works."""
 
     grace_seconds: Annotated[float, Field(ge=0, le=30 * 86_400)] = 0.0
+
+
+def _listenable(kind: NoticeKind) -> NoticeKind:
+    if kind not in LISTENABLE:
+        raise ValueError(f"is sent on request alone; choose from {', '.join(LISTENABLE)}")
+    return kind
+
+
+class WebhookIn(Body):
+    """Whom to tell, of what."""
+
+    url: Annotated[str, Field(min_length=1, max_length=2048)]
+    kinds: Annotated[
+        list[Annotated[NoticeKind, AfterValidator(_listenable)]], Field(min_length=1, max_length=10)
+    ] = list(LISTENABLE)
+    study: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+    format: WebhookFormat = WebhookFormat.JSON

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import urlsplit
 
 from bo_service.domain.census import Census, Totals
 from bo_service.domain.job import ServiceProcess
@@ -13,6 +14,7 @@ from bo_service.domain.records import ApiKey, AuditEntry, Event, Fit, Observatio
 from bo_service.domain.study import Study
 from bo_service.domain.suggestion import Suggestion
 from bo_service.domain.trial import Attempt, Provenance, Trial, TrialState
+from bo_service.domain.webhook import Delivery, DeliveryState, Webhook
 
 
 def time_view(at: datetime | None) -> str | None:
@@ -240,4 +242,38 @@ def census_view(census: Census, totals: Totals) -> dict[str, Any]:
             for model, found in sorted(totals.llm.items())
         ],
         "leases_expired": totals.n_leases_expired,
+    }
+
+
+def webhook_view(webhook: Webhook, *, with_path: bool) -> dict[str, Any]:
+    """A webhook without its secret. The path of a chat service's URL is a secret too: not everybody sees it."""
+    parts = urlsplit(webhook.url)
+    return {
+        "id": webhook.id,
+        "url": webhook.url if with_path else f"{parts.scheme}://{parts.netloc}/...",
+        "kinds": [kind.value for kind in webhook.kinds],
+        "study_id": webhook.study_id,
+        "format": webhook.format.value,
+        "created_at": time_view(webhook.created_at),
+        "rotated_at": time_view(webhook.rotated_at),
+        "failing_since": time_view(webhook.failing_since),
+        "disabled_at": time_view(webhook.disabled_at),
+        "disabled_reason": webhook.disabled_reason,
+    }
+
+
+def delivery_view(delivery: Delivery) -> dict[str, Any]:
+    return {
+        "id": delivery.id,
+        "webhook_id": delivery.webhook_id,
+        "study_id": delivery.study_id,
+        "kind": delivery.kind.value,
+        "state": delivery.state.value,
+        "tries": delivery.n_tries,
+        "status": delivery.status,
+        "last_error": delivery.last_error,
+        "next_try_at": time_view(delivery.ready_at) if delivery.state is DeliveryState.PENDING else None,
+        "payload": dict(delivery.payload),
+        "created_at": time_view(delivery.created_at),
+        "updated_at": time_view(delivery.updated_at),
     }

@@ -14,6 +14,7 @@ from bo_service.client.errors import Unreachable
 from bo_service.client.events import read_events
 from bo_service.client.models import ClaimedTrial, Claims, Event, Heartbeat, Study, Suggestion, Trial
 from bo_service.client.transport import Transport
+from bo_service.client.webhooks import Webhooks
 from bo_service.domain.spec import StudySpec
 
 if TYPE_CHECKING:
@@ -80,6 +81,11 @@ class Client:
     @property
     def key(self) -> str | None:
         return self._http.key
+
+    @property
+    def webhooks(self) -> Webhooks:
+        """Whom the service tells of studies."""
+        return Webhooks(self._http)
 
     def close(self) -> None:
         """Close the connections."""

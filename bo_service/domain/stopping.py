@@ -36,6 +36,11 @@ def reason_to_stop(study: Study, *, now: datetime) -> str | None:
     return None
 
 
+def is_failure(rule: str) -> bool:
+    """Whether the reason a rule gave means that the study failed, not that it is done."""
+    return rule.startswith("max_failure_rate:")
+
+
 def n_parallel_left(study: Study) -> int:
     """How many more trials may run at the same time."""
     limit = study.spec.parallelism

@@ -15,6 +15,7 @@ from bo_service.domain.spec import StudySpec
 from bo_service.domain.study import Study
 from bo_service.domain.trial import Provenance, Trial, TrialSource, TrialState
 from bo_service.orchestrator.bookkeeping import looks_at_data, request_compute, stop_if_due, with_incumbent
+from bo_service.orchestrator.notify import notify_best
 from bo_service.orchestrator.ports import Store, UnitOfWork
 from bo_service.orchestrator.record_observation import Outcome, finite, judge
 from surrogates.errors import InvalidConfiguration, Problem
@@ -179,6 +180,10 @@ def add_given(trials: Sequence[Trial], *, study: Study, store: Store, now: datet
 
 
 def _finish(added: Sequence[Trial], study: Study, *, store: Store, now: datetime) -> None:
+    best = [trial for trial in added if trial.on_front]
+    if best and best[-1].source is not TrialSource.BRANCHED:
+        # one for the whole import; what a branch starts with is news to nobody
+        notify_best(best[-1], study, store=store, now=now)
     study = stop_if_due(study, store=store, now=now)
     store.studies.save(study)
     store.records.add_event(

@@ -11,9 +11,10 @@ from bo_service.domain.dominance import front_after, scores
 from bo_service.domain.job import JobKind, Queue
 from bo_service.domain.proposal import Measurement
 from bo_service.domain.records import Event, EventKind
-from bo_service.domain.stopping import n_startable, reason_to_stop
+from bo_service.domain.stopping import is_failure, n_startable, reason_to_stop
 from bo_service.domain.study import Study, StudyState
 from bo_service.domain.trial import AttemptExit, Trial, TrialState
+from bo_service.orchestrator.notify import notify_best, notify_stopped
 from bo_service.orchestrator.ports import Store
 from surrogates.registry import plugins
 
@@ -104,6 +105,8 @@ def close_trial(
     )
     trial, study = with_front(trial, study, store=store)
     store.trials.save(trial)
+    if trial.on_front:
+        notify_best(trial, study, store=store, now=now)
     study = stop_if_due(replace(study, updated_at=now), store=store, now=now)
     store.studies.save(study)
     record_closing(trial, how, store=store, now=now)
@@ -151,7 +154,7 @@ def stop_if_due(study: Study, *, store: Store, now: datetime) -> Study:
 
 
 def stopped_study(study: Study, reason: str, *, store: Store, now: datetime) -> Study:
-    """The study STOPPED, with its event; the caller saves it."""
+    """The study STOPPED, with its event and notices; the caller saves it."""
     stopped = study.moved_to(StudyState.STOPPED, reason=reason, now=now)
     store.records.add_event(
         Event(
@@ -161,6 +164,7 @@ def stopped_study(study: Study, reason: str, *, store: Store, now: datetime) -> 
             at=now,
         )
     )
+    notify_stopped(stopped, has_failed=is_failure(reason), store=store, now=now)
     return stopped
 
 

@@ -10,6 +10,7 @@ from bo_service.domain.records import Event, EventKind
 from bo_service.domain.stopping import reason_to_stop
 from bo_service.domain.study import Study, StudyState
 from bo_service.orchestrator.bookkeeping import request_compute
+from bo_service.orchestrator.notify import notify_stopped
 from bo_service.orchestrator.ports import UnitOfWork
 
 
@@ -44,6 +45,8 @@ def change_state(
                 at=now,
             )
         )
+        if state is StudyState.STOPPED:
+            notify_stopped(moved, has_failed=False, store=store, now=now)
         request_compute(moved, store=store, now=now)
         store.commit()
     return moved

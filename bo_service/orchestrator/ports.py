@@ -7,13 +7,23 @@ from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Any, Protocol
 
-from bo_service.domain.ids import FitId, JobId, LeaseToken, ProjectId, StudyId, SuggestionId, TrialId
+from bo_service.domain.ids import (
+    FitId,
+    JobId,
+    LeaseToken,
+    ProjectId,
+    StudyId,
+    SuggestionId,
+    TrialId,
+    WebhookId,
+)
 from bo_service.domain.job import Job, JobKind, Queue, ServiceProcess
 from bo_service.domain.proposal import Measurement, Parameters
 from bo_service.domain.records import ApiKey, AuditEntry, Event, Fit, Observation, Page, StoredReply
 from bo_service.domain.study import Study, StudyState
 from bo_service.domain.suggestion import Suggestion, SuggestionState
 from bo_service.domain.trial import Attempt, AttemptExit, Trial, TrialState
+from bo_service.domain.webhook import Delivery, DeliveryState, Webhook
 
 
 class Studies(Protocol):
@@ -264,6 +274,56 @@ class Records(Protocol):
         """Slots of the workers seen since then."""
 
 
+class Webhooks(Protocol):
+    """Who wants to hear of studies, and the messages on their way: an outbox of its own."""
+
+    def add(self, webhook: Webhook) -> None: ...
+
+    def get(self, webhook_id: WebhookId, *, lock: bool = False) -> Webhook:
+        """By id, of any project. Raises: NotFound."""
+
+    def find(self, project_id: ProjectId, webhook_id: str, *, lock: bool = False) -> Webhook:
+        """By id within a project. Raises: NotFound."""
+
+    def of_project(self, project_id: ProjectId) -> Sequence[Webhook]:
+        """Oldest first."""
+
+    def listening(self, project_id: ProjectId, study_id: StudyId) -> Sequence[Webhook]:
+        """Enabled ones that hear of this study; they cannot be removed until the transaction ends."""
+
+    def save(self, webhook: Webhook) -> None: ...
+
+    def remove(self, webhook_id: WebhookId) -> None:
+        """Its deliveries go with it."""
+
+    def add_deliveries(self, deliveries: Sequence[Delivery]) -> None: ...
+
+    def delivery(self, webhook_id: WebhookId, delivery_id: str) -> Delivery:
+        """Raises: NotFound."""
+
+    def deliveries(
+        self, webhook_id: WebhookId, *, state: DeliveryState | None, cursor: str | None, limit: int
+    ) -> Page[Delivery]:
+        """Newest first."""
+
+    def due(self, *, now: datetime, without: Sequence[WebhookId], limit: int) -> Sequence[WebhookId]:
+        """Webhooks that have a due delivery, the one that waits longest first."""
+
+    def take(self, webhook_id: WebhookId, *, now: datetime, until: datetime) -> Delivery | None:
+        """The webhook's delivery that is due longest, its sender's until then; no two senders get the same."""
+
+    def save_delivery(self, delivery: Delivery) -> None: ...
+
+    def settle(self, delivery: Delivery) -> bool:
+        """Save what became of a try; False where the delivery is another sender's by now, or is settled."""
+
+    def give_up(self, webhook_id: WebhookId, *, reason: str, now: datetime) -> int:
+        """Every PENDING delivery of the webhook is FAILED."""
+
+    def forget_deliveries(self, *, before: datetime) -> int:
+        """Delete DELIVERED and FAILED ones that ended before this time."""
+
+
 class Store(Protocol):
     """One transaction's view of everything; nothing lasts before `commit`."""
 
@@ -277,6 +337,8 @@ class Store(Protocol):
     def jobs(self) -> Jobs: ...
     @property
     def records(self) -> Records: ...
+    @property
+    def webhooks(self) -> Webhooks: ...
 
     def now(self) -> datetime:
         """The database's clock, UTC."""

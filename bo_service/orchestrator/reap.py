@@ -13,11 +13,13 @@ from bo_service.domain.records import Event, EventKind
 from bo_service.domain.study import Study
 from bo_service.domain.trial import AttemptExit, TrialState
 from bo_service.orchestrator.bookkeeping import end_attempt_without_result
+from bo_service.orchestrator.notify import notify_breaker
 from bo_service.orchestrator.ports import Store, UnitOfWork
 
 BATCH: Final = 100
 REPLIES_KEPT: Final = timedelta(days=1)
 DONE_JOBS_KEPT: Final = timedelta(days=1)
+DELIVERIES_KEPT: Final = timedelta(days=7)
 
 
 def expired(*, uow: UnitOfWork) -> tuple[list[TrialId], list[Job]]:
@@ -122,8 +124,10 @@ def _crash(job: Job, error: str, *, study: Study, store: Store, now: datetime) -
     if n_crashes < MAX_CRASHES and is_news:
         return
     reason = f"breaker: {n_crashes} crashes of one job, the last: {error[:200]}"
-    store.studies.save(replace(study, breaker_reason=reason, breaker_opened_at=now, updated_at=now))
+    opened = replace(study, breaker_reason=reason, breaker_opened_at=now, updated_at=now)
+    store.studies.save(opened)
     if is_news:
+        notify_breaker(opened, store=store, now=now)
         store.records.add_event(
             Event(study_id=study.id, kind=EventKind.BREAKER, payload={"reason": reason}, at=now)
         )
@@ -151,10 +155,11 @@ def claim_job(
 
 
 def tidy(*, uow: UnitOfWork) -> None:
-    """Forget replies and finished jobs nobody will ask for."""
+    """Forget replies, finished jobs and old deliveries nobody will ask for."""
     with uow() as store:
         now = store.now()
         store.records.forget_replies(before=now - REPLIES_KEPT)
         store.jobs.forget_done(before=now - DONE_JOBS_KEPT)
         store.jobs.forget_processes(before=now - DONE_JOBS_KEPT)
+        store.webhooks.forget_deliveries(before=now - DELIVERIES_KEPT)
         store.commit()

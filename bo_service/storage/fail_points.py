@@ -27,6 +27,7 @@ REPOSITORIES: Final = {
     "suggestions": ports.Suggestions,
     "jobs": ports.Jobs,
     "records": ports.Records,
+    "webhooks": ports.Webhooks,
 }
 MOMENTS: Final = ("before", "after")
 

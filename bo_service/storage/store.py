@@ -17,6 +17,7 @@ from bo_service.storage.records import SqlRecords
 from bo_service.storage.studies import SqlStudies
 from bo_service.storage.suggestions import SqlSuggestions
 from bo_service.storage.trials import SqlTrials
+from bo_service.storage.webhooks import SqlWebhooks
 
 
 @dataclass(slots=True)
@@ -31,6 +32,7 @@ class SqlStore:
     suggestions: SqlSuggestions = field(init=False)
     jobs: SqlJobs = field(init=False)
     records: SqlRecords = field(init=False)
+    webhooks: SqlWebhooks = field(init=False)
     _now: datetime | None = None
 
     def __post_init__(self) -> None:
@@ -39,6 +41,7 @@ class SqlStore:
         self.suggestions = SqlSuggestions(self.connection)
         self.jobs = SqlJobs(self.connection)
         self.records = SqlRecords(self.connection)
+        self.webhooks = SqlWebhooks(self.connection)
 
     def now(self) -> datetime:
         """One instant for the whole transaction."""

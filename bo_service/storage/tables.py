@@ -382,3 +382,53 @@ class LlmCallRow(Table):
     cost: Mapped[float | None]
     seconds: Mapped[float]
     created_at: Mapped[datetime]
+
+
+class WebhookRow(Table):
+    """Who wants to hear of a project's studies, or of one; its secret is kept nowhere."""
+
+    __tablename__ = "webhooks"
+    __table_args__ = (Index("ix_webhooks_project_id", "project_id"),)
+
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    project_id: Mapped[str] = mapped_column(Id, ForeignKey("projects.id", ondelete="CASCADE"))
+    study_id: Mapped[str | None] = mapped_column(Id, ForeignKey("studies.id", ondelete="CASCADE"))
+    url: Mapped[str]
+    kinds: Mapped[list[str]] = mapped_column(Json)
+    format: Mapped[str] = mapped_column(String(16))
+    generation: Mapped[int]
+    secret_check: Mapped[str] = mapped_column(String(16))
+    rotated_at: Mapped[datetime | None]
+    failing_since: Mapped[datetime | None]
+    disabled_at: Mapped[datetime | None]
+    disabled_reason: Mapped[str | None]
+    created_at: Mapped[datetime]
+
+
+class DeliveryRow(Table):
+    """A message to a webhook, written in the transaction of what it tells."""
+
+    __tablename__ = "webhook_deliveries"
+    __table_args__ = (
+        Index("ix_webhook_deliveries_webhook_id_id", "webhook_id", "id"),
+        Index(
+            "ix_webhook_deliveries_due",
+            "webhook_id",
+            "ready_at",
+            sqlite_where=text("state = 'PENDING'"),
+            postgresql_where=text("state = 'PENDING'"),
+        ),
+    )
+
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    webhook_id: Mapped[str] = mapped_column(Id, ForeignKey("webhooks.id", ondelete="CASCADE"))
+    study_id: Mapped[str | None] = mapped_column(Id)
+    kind: Mapped[str] = mapped_column(String(32))
+    payload: Mapped[dict[str, Any]]
+    state: Mapped[str] = mapped_column(String(16))
+    n_tries: Mapped[int]
+    ready_at: Mapped[datetime]
+    status: Mapped[int | None]
+    last_error: Mapped[str | None]
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]

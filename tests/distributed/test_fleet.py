@@ -8,6 +8,7 @@ import pytest
 
 from bo_service.client import Client
 from tests.distributed.conftest import Fleet, RedisServer, wait_for
+from tests.receiver import Receiver, listening
 
 pytestmark = [pytest.mark.slow, pytest.mark.postgres]
 
@@ -64,6 +65,23 @@ def test_two_relays_send_each_job_once(fleet: Fleet, redis_server: RedisServer, 
         assert broker.llen("cpu") == 30
 
 
+def test_two_relays_share_the_webhooks_and_send_each_message_once(fleet: Fleet, make_spec) -> None:
+    fleet.environment |= {"BO_SECRET_KEY": "k" * 40, "BO_WEBHOOK_ALLOW": '["127.0.0.1"]'}
+    api = fleet.api()
+    fleet.relay("one")
+    fleet.relay("two")
+    with listening(Receiver(seconds=0.05)) as receiver, Client(api.url, api.key) as client:
+        made = [client.webhooks.create(receiver.url, kinds=["study_finished"]) for _ in range(5)]
+        for _ in range(8):
+            client.stop(client.create_study(make_spec()).id)
+        wait_for(lambda: len(receiver.messages) >= 40, "forty messages")
+        time.sleep(3)
+        assert len(receiver.messages) == len({message.id for message in receiver.messages}) == 40
+        secrets = [webhook["secret"] for webhook in made]
+        assert all(any(m.is_signed_by(secret) for secret in secrets) for m in receiver.messages)
+    assert "k" * 40 not in fleet.log("one") + fleet.log("two")
+
+
 def test_a_gpu_study_is_served_by_a_cpu_worker_when_there_is_no_other() -> None:
     from bo_service.domain.job import Queue
     from bo_service.orchestrator.relay_jobs import route
@@ -76,7 +94,8 @@ def test_a_gpu_study_is_served_by_a_cpu_worker_when_there_is_no_other() -> None:
 
 def test_several_api_processes_act_as_one(fleet: Fleet, make_spec) -> None:
     """A key used at two processes acts once; a claim waiting at one hears of what another did."""
-    fleet.environment |= {"TEST_API_PROCESSES": "3", "BO_COMPUTE": "embedded"}
+    allowed = {"BO_WEBHOOK_ALLOW": '["127.0.0.1"]'}
+    fleet.environment |= {"TEST_API_PROCESSES": "3", "BO_COMPUTE": "embedded"} | allowed
     api = fleet.api()
     spec = make_spec(surrogate={"name": "gp"}, initial={"size": 2})
     with Client(api.url, api.key) as client:
@@ -93,3 +112,9 @@ def test_several_api_processes_act_as_one(fleet: Fleet, make_spec) -> None:
             )
             claims.append(reply.json()["trials"][0]["id"])
     assert len(set(claims)) == 1
+    with listening(Receiver()) as receiver:
+        with api.http() as http:
+            made = http.post("/v1/webhooks", json={"url": receiver.url}).json()
+            http.post(f"/v1/webhooks/{made['id']}/test")
+        # they share the key of their machine with the compute process that sends
+        assert receiver.wait(1)[0].is_signed_by(made["secret"])

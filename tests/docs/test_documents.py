@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import httpx2
+
+from bo_service.client import Client
 from bo_service.domain import errors
 from bo_service.settings import Settings
 
@@ -56,6 +61,40 @@ def test_the_python_of_the_readme_runs(service) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "learning_rate" in done.stdout
+
+
+def test_the_receiver_of_the_webhook_page_takes_signed_messages_and_no_others(start_service) -> None:
+    (code,) = python_blocks(ROOT / "docs" / "webhooks.md")
+    service = start_service(BO_WEBHOOK_ALLOW='["127.0.0.1"]')
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}/bo"
+    with Client(service.url, service.key) as client:
+        made = client.webhooks.create(url)
+        environment = os.environ | {"WEBHOOK_SECRET": made["secret"], "PORT": str(port)}
+        running = subprocess.Popen(
+            [sys.executable, "-u", "-c", code], env=environment, stdout=subprocess.PIPE
+        )
+        try:
+            deadline = time.monotonic() + 30
+            forged = {
+                "webhook-id": "x",
+                "webhook-timestamp": str(int(time.time())),
+                "webhook-signature": "v1,AAAA",
+            }
+            while time.monotonic() < deadline:
+                try:
+                    answer = httpx2.post(url, content=b"{}", headers=forged)
+                    break
+                except httpx2.TransportError:
+                    time.sleep(0.1)
+            assert answer.status_code == 401
+            client.webhooks.test(made["id"])
+            assert running.stdout is not None
+            assert running.stdout.readline().decode().strip() == "bo-service can reach this webhook."
+        finally:
+            running.kill()
+            running.communicate()
 
 
 def test_the_surrogate_of_contributing_fits_and_proposes(tmp_path: Path) -> None:

@@ -57,6 +57,13 @@ def refused(answer: httpx2.Response, status: int, code: str, words: str = "") ->
         ("DELETE", f"/v1/suggestions/{NOBODY}"),
         ("GET", "/v1/surrogates/oracle"),
         ("DELETE", f"/v1/keys/{NOBODY}"),
+        ("GET", f"/v1/webhooks/{NOBODY}"),
+        ("DELETE", f"/v1/webhooks/{NOBODY}"),
+        ("POST", f"/v1/webhooks/{NOBODY}/rotate"),
+        ("POST", f"/v1/webhooks/{NOBODY}/enable"),
+        ("POST", f"/v1/webhooks/{NOBODY}/test"),
+        ("GET", f"/v1/webhooks/{NOBODY}/deliveries"),
+        ("POST", f"/v1/webhooks/{NOBODY}/deliveries/{NOBODY}/retry"),
         ("GET", "/v1/nowhere"),
     ],
 )

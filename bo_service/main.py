@@ -107,8 +107,12 @@ def serve(host: str, port: int, settings: Settings | None = None, *, processes: 
         f"     kept in {settings.credentials_path}: `bo` and the Python client on this machine find it there\n"
     )
     sys.stdout.flush()
+    # claims that wait get their answer; event streams, which have no end, are cut then
+    patience = round(settings.max_wait_seconds) + 2
     if processes == 1:
-        config = uvicorn.Config(create_app(settings), log_config=None, access_log=False)
+        config = uvicorn.Config(
+            create_app(settings), log_config=None, access_log=False, timeout_graceful_shutdown=patience
+        )
         uvicorn.Server(config).run(sockets=[listening])
         return
     port = listening.getsockname()[1]
@@ -122,6 +126,7 @@ def serve(host: str, port: int, settings: Settings | None = None, *, processes: 
             workers=processes,
             log_config=None,
             access_log=False,
+            timeout_graceful_shutdown=patience,
         )
 
 

@@ -12,7 +12,10 @@ import typer
 import bo_service
 from bo_service.commands import service, study, trial, webhook
 from bo_service.commands.doctor import doctor
+from bo_service.commands.first_key import bootstrap_key
+from bo_service.commands.health import health
 from bo_service.commands.status import audit, status
+from bo_service.secret_files import SecretUnreadable
 from bo_service.settings import Settings
 
 app = typer.Typer(
@@ -27,6 +30,8 @@ app.add_typer(service.key, name="key")
 app.add_typer(service.surrogate, name="surrogate")
 app.add_typer(webhook.app, name="webhook")
 app.command()(doctor)
+app.command()(health)
+service.key.command("bootstrap")(bootstrap_key)
 app.command()(status)
 app.command()(audit)
 
@@ -93,4 +98,7 @@ def compute(context: typer.Context) -> None:
 
 def main() -> None:
     """Entry point."""
-    app()
+    try:
+        app()
+    except SecretUnreadable as error:
+        sys.exit(f"a secret cannot be read: {error}")

@@ -96,15 +96,11 @@ def serve(host: str, port: int, settings: Settings | None = None, *, processes: 
     listening = _listen(host, port)
     start_logging("api", level=settings.log_level, form=settings.log_format)
     upgrade_database(settings)
-    services = build_services(settings)
     url = f"http://{host}:{listening.getsockname()[1]}"
-    key = local_key(settings, url, uow=services.uow)
-    services.close()
     sys.stdout.write(
         f"bo-service at {url} (API: {url}/docs)\n"
         f"data in {shown_url(settings.resolved_database_url())}\n"
-        f"key {key}\n"
-        f"     kept in {settings.credentials_path}: `bo` and the Python client on this machine find it there\n"
+        f"{_about_the_key(settings, url)}"
     )
     sys.stdout.flush()
     # claims that wait get their answer; event streams, which have no end, are cut then
@@ -128,6 +124,19 @@ def serve(host: str, port: int, settings: Settings | None = None, *, processes: 
             access_log=False,
             timeout_graceful_shutdown=patience,
         )
+
+
+def _about_the_key(settings: Settings, url: str) -> str:
+    """The local user's key, made where it is wanted; else how to get one."""
+    if not settings.local_key:
+        return "no local key (BO_LOCAL_KEY): `bo key bootstrap NAME` makes one\n"
+    services = build_services(settings)
+    key = local_key(settings, url, uow=services.uow)
+    services.close()
+    return (
+        f"key {key}\n"
+        f"     kept in {settings.credentials_path}: `bo` and the Python client on this machine find it there\n"
+    )
 
 
 @contextmanager

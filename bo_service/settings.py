@@ -1,13 +1,16 @@
-"""Settings: typed, frozen, read once from BO_* environment variables."""
+"""Settings: typed, frozen, read once from BO_* environment variables and from files of secrets."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, SecretStr, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from bo_service.secret_files import DEFAULT_FOLDER, secret
 
 
 def default_home() -> Path:
@@ -15,8 +18,28 @@ def default_home() -> Path:
     return Path(os.environ.get("BO_HOME") or Path.home() / ".local" / "share" / "bo-service")
 
 
+class SecretFiles(PydanticBaseSettingsSource):
+    """Settings from files named like their variables in small letters: `bo_database_url`."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[str | None, str, bool]:
+        """The text of a field's file, if there is one."""
+        return secret(f"bo_{field_name}"), field_name, self.field_is_complex(field)
+
+    def __call__(self) -> dict[str, Any]:
+        """Every field that has a file; lists are JSON, as in the environment. Raises: SecretUnreadable."""
+        found: dict[str, Any] = {}
+        for name, field in self.settings_cls.model_fields.items():
+            text, key, is_complex = self.get_field_value(field, name)
+            if text is not None:
+                found[key] = self.prepare_field_value(name, field, text, is_complex)
+        return found
+
+
 class Settings(BaseSettings):
-    """Every setting of the service; each is the environment variable BO_ plus its name in capitals."""
+    """Every setting of the service; each is the environment variable BO_ plus its name in capitals.
+
+    A setting may also be a file of `secrets_dir`; the environment wins.
+    """
 
     model_config = SettingsConfigDict(
         env_prefix="BO_",
@@ -30,6 +53,12 @@ class Settings(BaseSettings):
 
     database_url: str = ""
     """SQLAlchemy URL; empty for an SQLite file in `home`."""
+
+    secrets_dir: Path = DEFAULT_FOLDER
+    """Folder of files named like a setting's variable in small letters, for values no environment should show."""
+
+    local_key: bool = True
+    """Whether `bo up` makes an admin key for the local user and keeps it in `home`; off in containers."""
 
     require_keys: bool = True
     """Whether requests need an API key; without keys everyone is admin of the default project."""
@@ -108,6 +137,18 @@ class Settings(BaseSettings):
     def _empty_is_none(cls, value: object) -> object:
         # compose files pass variables that nobody set as empty ones
         return None if value == "" else value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  pydantic names the arguments
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, then the environment, then files."""
+        return init_settings, env_settings, SecretFiles(settings_cls)
 
     def resolved_database_url(self) -> str:
         """The database's URL, SQLite in `home` by default."""

@@ -15,6 +15,7 @@ from typing import Any, Final
 import httpx2
 
 from bo_service.client.errors import BoServiceError, Refused, Unreachable, refusal
+from bo_service.secret_files import secret
 
 RETRIED_STATUSES: Final = frozenset((429, 502, 503, 504))
 FIRST_PAUSE_SECONDS: Final = 0.1
@@ -46,7 +47,7 @@ class Transport:
         self.url = url or os.environ.get("BO_URL") or local.get("url", "http://127.0.0.1:8000")
         # a key belongs to the service it was made for
         local_key = local.get("key") if self.url == local.get("url") else None
-        self.key = key or os.environ.get("BO_API_KEY") or local_key
+        self.key = key or os.environ.get("BO_API_KEY") or secret("bo_api_key") or local_key
         headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
         self._patience_seconds = patience_seconds
         self._http = httpx2.Client(base_url=self.url, headers=headers, timeout=timeout_seconds)

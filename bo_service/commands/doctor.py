@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from typing import Final
 
 import typer
-from sqlalchemy.exc import SQLAlchemyError
 
 from bo_service.client import BoServiceError, Client
 from bo_service.commands.output import Json, console, print_json
@@ -58,7 +57,9 @@ def _disk(settings: Settings) -> Finding:
 
 
 def _database(settings: Settings) -> Finding:
-    from bo_service.bootstrap import database_revision  # noqa: PLC0415  slow to import
+    from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415  slow to import
+
+    from bo_service.bootstrap import database_revision  # noqa: PLC0415
 
     url = settings.resolved_database_url()
     if url.startswith("sqlite") and not settings.home.exists():

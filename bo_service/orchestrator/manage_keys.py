@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import secrets
 from dataclasses import replace
 from datetime import timedelta
+from typing import Final
 
-from bo_service.domain.errors import Conflict
+from bo_service.domain.errors import Conflict, Invalid
 from bo_service.domain.ids import ProjectId, new_id
 from bo_service.domain.records import ApiKey, Scope
 from bo_service.orchestrator.ports import UnitOfWork
+from surrogates.errors import Problem
+
+KEY_TEXT: Final = re.compile(r"bo_[A-Za-z0-9_-]{43,200}")
+"""What a key made elsewhere looks like: room for 256 random bits, so that a fast hash of it is safe."""
 
 
 def hash_key(key: str) -> str:
@@ -43,6 +49,39 @@ def create_key(
         store.records.add_key(key)
         store.commit()
     return key, text
+
+
+def keep_key(text: str, name: str, scope: Scope, *, project: str, uow: UnitOfWork) -> tuple[ApiKey, bool]:
+    """Let a key made elsewhere be valid, and say whether it is new; called again, it changes nothing.
+
+    Raises: Invalid where the text could be guessed, Conflict where the key has ended or is known for something else.
+    """
+    if not KEY_TEXT.fullmatch(text):
+        raise Invalid(
+            [Problem("key", "not bo_ and at least 43 random letters, digits, - or _", "make secrets")]
+        )
+    with uow() as store:
+        now, key_hash = store.now(), hash_key(text)
+        known = store.records.key_by_hash(key_hash)
+        if known is None:
+            made = ApiKey(
+                id=new_id(),
+                project_id=store.records.ensure_project(project, now=now),
+                project=project,
+                name=name,
+                scope=scope,
+                key_hash=key_hash,
+                prefix=text[:10],
+                created_at=now,
+            )
+            store.records.add_key(made)
+            store.commit()
+            return made, True
+    if not known.is_valid(now):
+        raise Conflict(f"the key {known.name!r} is revoked or has ended", hint="make another secret for it")
+    if (known.scope, known.project) != (scope, project):
+        raise Conflict(f"the key is known as a {known.scope.value} key of project {known.project}")
+    return known, False
 
 
 def rotate_key(

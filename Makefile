@@ -7,7 +7,7 @@ export OPENBLAS_NUM_THREADS ?= 1
 # one per core, but a fit next to a fit on a small machine helps nobody
 WORKERS ?= 2
 
-.PHONY: demo test slow check types lint up bench clean
+.PHONY: demo test slow check types lint up bench secrets clean
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -44,6 +44,9 @@ bench: $(VENV)/.ready
 	$(BIN)/python benchmarks/asking.py
 	$(BIN)/python benchmarks/latency.py
 	$(BIN)/python benchmarks/scale.py
+
+secrets:
+	deploy/make_secrets.sh $(or $(SECRETS_DIR),secrets)
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

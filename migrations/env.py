@@ -3,29 +3,37 @@
 from __future__ import annotations
 
 from alembic import context
+from sqlalchemy import Connection
 
 from bo_service.storage.engine import open_engine
 from bo_service.storage.tables import Table
+from bo_service.storage.upgrade_lock import alone
 from migrations import VERSION_TABLE
 
 
 def run() -> None:
-    """Each migration in a transaction of its own; SQLite tables are rebuilt where it cannot alter them."""
+    """One process at a time: the revision is read under the lock, so whoever waited finds nothing left to do."""
     url = context.config.get_main_option("sqlalchemy.url")
     assert url is not None
-    engine = open_engine(url, pool_size=1)
-    with engine.connect() as connection:
-        context.configure(
-            connection=connection,
-            target_metadata=Table.metadata,
-            version_table=VERSION_TABLE,
-            render_as_batch=connection.dialect.name == "sqlite",
-            compare_type=True,
-            transaction_per_migration=True,
-        )
-        with context.begin_transaction():
-            context.run_migrations()
-    engine.dispose()
+    with alone(url):
+        engine = open_engine(url, pool_size=1)
+        with engine.connect() as connection:
+            migrate(connection)
+        engine.dispose()
+
+
+def migrate(connection: Connection) -> None:
+    """Each migration in a transaction of its own; SQLite tables are rebuilt where it cannot alter them."""
+    context.configure(
+        connection=connection,
+        target_metadata=Table.metadata,
+        version_table=VERSION_TABLE,
+        render_as_batch=connection.dialect.name == "sqlite",
+        compare_type=True,
+        transaction_per_migration=True,
+    )
+    with context.begin_transaction():
+        context.run_migrations()
 
 
 run()

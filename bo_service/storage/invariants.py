@@ -127,9 +127,11 @@ def _results_are_recorded_once(connection: Connection, _: datetime) -> Iterator[
 
 
 def _running_trials_have_one_attempt(connection: Connection, _: datetime) -> Iterator[str]:
-    live = func.sum(case((ATTEMPTS.c.ended_at.is_(None), 1), else_=0)).label("live")
+    # a trial evaluated elsewhere has no attempt at all
+    is_live = and_(ATTEMPTS.c.trial_id.is_not(None), ATTEMPTS.c.ended_at.is_(None))
+    live = func.sum(case((is_live, 1), else_=0)).label("live")
     mine: ColumnElement[Any] = func.sum(
-        case((and_(ATTEMPTS.c.ended_at.is_(None), ATTEMPTS.c.lease == TRIALS.c.lease), 1), else_=0)
+        case((and_(is_live, ATTEMPTS.c.lease == TRIALS.c.lease), 1), else_=0)
     ).label("mine")
     query = (
         select(TRIALS.c.id, TRIALS.c.state, func.coalesce(live, 0), func.coalesce(mine, 0))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import BinaryIO
 
 from alembic import command
 from alembic.config import Config
@@ -13,15 +16,19 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import make_url
 
+import bo_service
 import migrations
 from bo_service.domain.ids import ProjectId, StudyId
 from bo_service.domain.records import OPERATORS_PROJECT, Scope
 from bo_service.orchestrator.manage_keys import create_key, hash_key
 from bo_service.orchestrator.ports import UnitOfWork, Wakeup
 from bo_service.settings import Settings
+from bo_service.storage.archive import load, refuse_occupied, snapshot, write_archive
+from bo_service.storage.archive_file import ArchiveError, ArchiveReader, Head
 from bo_service.storage.census import SqlSurvey
 from bo_service.storage.engine import Transactions, open_engine
 from bo_service.storage.fail_points import FailingUnitOfWork, parsed
+from bo_service.storage.failures import translated
 from bo_service.storage.invariants import violations
 from bo_service.storage.signals import PostgresSignals
 from bo_service.storage.store import SqlUnitOfWork
@@ -129,6 +136,97 @@ def database_revision(settings: Settings) -> tuple[str | None, str | None]:
             return context.get_current_revision(), head
     finally:
         engine.dispose()
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveReport:
+    """What an export or import moved."""
+
+    revision: str
+    """Of the tables in the archive."""
+
+    version: str
+    """Of the service that wrote it."""
+
+    rows: dict[str, int]
+    """By table."""
+
+    seconds: float
+
+
+def export_database(settings: Settings, stream: BinaryIO) -> ArchiveReport:
+    """Write the whole database as it is at one instant; a service may be running on it.
+
+    Raises: ArchiveError where there is no database at this version's revision, Unavailable.
+    """
+    started = time.monotonic()
+    url = settings.resolved_database_url()
+    file = make_url(url).database
+    if url.startswith("sqlite") and not (file and Path(file).exists()):
+        raise ArchiveError(f"there is no database at {shown_url(url)}")
+    with translated():
+        present, newest = database_revision(settings)
+        if present is None or present != newest:
+            raise ArchiveError(
+                f"the database is at revision {present or 'none'}, this version at {newest}:"
+                " run `bo db upgrade`, or export with the version that runs on it"
+            )
+        written_at = datetime.now(UTC).isoformat(timespec="seconds")
+        head = Head(revision=present, version=bo_service.__version__, written_at=written_at)
+        engine = open_engine(url, pool_size=1)
+        try:
+            with snapshot(engine) as connection:
+                tallies = write_archive(connection, stream, head)
+        finally:
+            engine.dispose()
+    rows = {name: tally.rows for name, tally in tallies.items()}
+    return ArchiveReport(head.revision, head.version, rows, time.monotonic() - started)
+
+
+def import_database(settings: Settings, stream: BinaryIO) -> ArchiveReport:
+    """Fill an empty database from an archive, all or nothing; its tables are made here, and migrated afterwards.
+
+    Raises: ArchiveError where the archive is damaged, too new or too large for the database, or the database has
+    rows; Unavailable.
+    """
+    started = time.monotonic()
+    archive = ArchiveReader(stream)
+    if settings.resolved_database_url().startswith("sqlite"):
+        settings.home.mkdir(parents=True, exist_ok=True)
+    engine = open_engine(settings.resolved_database_url(), pool_size=1)
+    try:
+        with translated():
+            with snapshot(engine) as connection:
+                refuse_occupied(connection)
+            _make_tables_for(archive.head, settings)
+            with Transactions(engine)(read_only=False) as (connection, commit):
+                ends = load(connection, archive)
+                commit()
+            upgrade_database(settings)
+    finally:
+        engine.dispose()
+    rows = {name: tally.rows for name, tally in ends.items()}
+    return ArchiveReport(archive.head.revision, archive.head.version, rows, time.monotonic() - started)
+
+
+def _make_tables_for(head: Head, settings: Settings) -> None:
+    """Bring an empty database to the revision an archive was written at. Raises: ArchiveError."""
+    script = ScriptDirectory.from_config(_alembic(settings))
+    newest_first = [revision.revision for revision in script.walk_revisions()]
+    if head.revision not in newest_first:
+        raise ArchiveError(
+            f"the archive has tables of revision {head.revision}, which this version ({bo_service.__version__})"
+            f" does not know: import it with version {head.version} of bo-service or a later one"
+        )
+    present, _ = database_revision(settings)
+    if present is not None and present not in newest_first:
+        raise ArchiveError(f"the database is at revision {present}, of a later version than this one")
+    if present is not None and newest_first.index(present) < newest_first.index(head.revision):
+        raise ArchiveError(
+            f"the archive has tables of revision {head.revision}, the database of {present}:"
+            " import into a database without tables, which are made and migrated here"
+        )
+    upgrade_database(settings, head.revision)
 
 
 def broken_invariants(services: Services) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 import bo_service
-from bo_service.commands import service, study, trial, webhook
+from bo_service.commands import archive, service, study, trial, webhook
 from bo_service.commands.doctor import doctor
 from bo_service.commands.first_key import bootstrap_key
 from bo_service.commands.health import health
@@ -34,6 +34,8 @@ app.command()(health)
 service.key.command("bootstrap")(bootstrap_key)
 app.command()(status)
 app.command()(audit)
+app.command()(archive.export)
+app.command("import")(archive.import_)
 
 
 @app.callback(invoke_without_command=True)

@@ -356,6 +356,7 @@ class ProcessRow(Table):
     """A compute worker or relay and when it was last heard of."""
 
     __tablename__ = "processes"
+    __table_args__ = ({"info": {"is_archived": False}},)
 
     name: Mapped[str] = mapped_column(String(128), primary_key=True)
     role: Mapped[str] = mapped_column(String(16), server_default="compute")

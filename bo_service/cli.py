@@ -98,6 +98,12 @@ def compute(context: typer.Context) -> None:
     _become("workers.compute", context.args, Settings().compute_environment())
 
 
+@app.command(context_settings=PASSED_ON, add_help_option=False)
+def evaluate(context: typer.Context) -> None:
+    """Evaluate pushed trials from the broker: bo evaluate --objective package.module:function --concurrency 4."""
+    _become("workers.evaluate", context.args)
+
+
 def main() -> None:
     """Entry point."""
     try:

@@ -65,6 +65,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         anonymous=anonymous,
         is_writer_idle=services.transactions.is_idle,
         compute=child,
+        has_broker=settings.compute == "external" and bool(settings.broker_url),
         max_wait_seconds=settings.max_wait_seconds,
         max_body_bytes=int(settings.max_body_megabytes * 1e6),
         rates=Rates(settings.rate_limit),
@@ -158,7 +159,7 @@ def _shared_compute(settings: Settings) -> Iterator[None]:
     if master is not None:
         os.environ["BO_SECRET_KEY"] = master.value.decode()
     # the HTTP processes read the environment: the child is not theirs
-    os.environ["BO_COMPUTE"] = "external"
+    os.environ |= {"BO_COMPUTE": "external", "BO_BROKER_URL": ""}
     says = PostgresSignals(settings.resolved_database_url())
     child = ComputeChild(on_change=says.study_changed, environment=settings.compute_environment())
     hears = PostgresSignals(settings.resolved_database_url(), on_jobs=child.compute, on_gap=child.compute)

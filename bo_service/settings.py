@@ -70,7 +70,7 @@ class Settings(BaseSettings):
     """Celery's broker where `compute` is external: redis:// or amqp://."""
 
     job_resend_seconds: float = Field(15.0, gt=0)
-    """A job whose message brought nobody for so long gets another one."""
+    """A job, or a push to a fleet, whose message brought nobody for so long gets another one."""
 
     compute_max_tasks: int = Field(1000, ge=1)
     """A compute process is replaced after so many jobs."""

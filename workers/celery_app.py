@@ -13,10 +13,13 @@ from kombu.exceptions import OperationalError
 
 from bo_service.bootstrap import Services, open_services
 from bo_service.domain.job import Job, Queue, Role
+from bo_service.domain.push import LONGEST_WAIT, Push
+from bo_service.domain.spec import PushPolicy
 from bo_service.settings import Settings
 from bo_service.telemetry import start_logging, start_tracing
 from workers.house import guarded
 from workers.presence import Presence
+from workers.pushed import EVALUATE
 from workers.runner import Runner
 from workers.tasks import Desk
 
@@ -65,6 +68,19 @@ def send(job: Job, queue: Queue, *, settings: Settings, through: Celery = app) -
         args=[job.id],
         queue=queue.value,
         expires=settings.job_resend_seconds,
+        retry=False,
+        ignore_result=True,
+    )
+
+
+def send_push(push: Push, policy: PushPolicy, *, settings: Settings, through: Celery = app) -> None:
+    """A message that a study may have a trial for this fleet; see workers.pushed."""
+    through.send_task(
+        EVALUATE,
+        args=[push.study_id, push.id, policy.objective],
+        # declared by the message itself: fleets name their queues as they like
+        queue=BrokerQueue(policy.queue),
+        expires=max(settings.job_resend_seconds, LONGEST_WAIT.total_seconds()),
         retry=False,
         ignore_result=True,
     )

@@ -22,6 +22,7 @@ from bo_service.telemetry import start_logging
 from workers.house import Housekeeper, guarded
 from workers.notifier import notifier_of
 from workers.presence import Presence
+from workers.pusher import Pusher
 from workers.tasks import Desk
 
 POLL_SECONDS: Final = 1.0
@@ -36,6 +37,7 @@ class Relay:
 
     services: Services
     send: Send
+    pusher: Pusher
     awake: threading.Event = field(default_factory=threading.Event)
     stopping: threading.Event = field(default_factory=threading.Event)
 
@@ -48,6 +50,7 @@ class Relay:
             self.awake.clear()
             if (guarded(self._relay, what="sending jobs") or 0) >= BATCH:
                 continue
+            self.pusher.round(self.services)
             if time.monotonic() >= next_round:
                 keeper.round()
                 rescue_overdue(desk, seconds=settings.fit_deadline_seconds, uow=self.services.uow)
@@ -79,13 +82,14 @@ def rescue_overdue(desk: Desk, *, seconds: float, uow: UnitOfWork) -> int:
 
 def main() -> None:
     """Entry point of `bo relay`."""
-    from workers.celery_app import broker_trouble, send  # noqa: PLC0415  reads the settings when imported
+    from workers.celery_app import broker_trouble, send, send_push  # noqa: PLC0415  reads the settings when imported
 
     settings = Settings()
     start_logging("relay", level=settings.log_level, form=settings.log_format)
     awake = threading.Event()
-    services = open_services(settings, on_jobs=awake.set, on_gap=awake.set)
-    relay = Relay(services=services, send=partial(send, settings=settings), awake=awake)
+    pusher = Pusher(send=partial(send_push, settings=settings), awake=awake)
+    services = open_services(settings, on_jobs=awake.set, on_study=pusher.heard, on_gap=pusher.missed)
+    relay = Relay(services=services, send=partial(send, settings=settings), pusher=pusher, awake=awake)
     signal.signal(signal.SIGTERM, relay.stop)
     signal.signal(signal.SIGINT, relay.stop)
     presence = Presence(

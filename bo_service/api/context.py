@@ -156,6 +156,8 @@ class ApiContext:
     is_writer_idle: Callable[[], bool]
     """Whether a short transaction would run at once, so that it need not be sent to a thread."""
     compute: ComputeStatus | None
+    has_broker: bool
+    """Whether messages can be sent to a fleet."""
     max_wait_seconds: float
     max_body_bytes: int
     rates: Rates = field(default_factory=lambda: Rates(0.0))

@@ -6,7 +6,16 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictInt
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictInt,
+    ValidationInfo,
+    field_validator,
+)
 
 from bo_service.domain.proposal import Measurement
 from bo_service.domain.records import Scope
@@ -91,6 +100,16 @@ class ClaimIn(Body):
     fixed: dict[str, Any] = Field(default_factory=dict)
     lease_seconds: Annotated[float, Field(ge=1, le=86_400)] | None = None
     reclaim: bool = True
+    push: Annotated[str, Field(max_length=36)] | None = Field(
+        None, description="the push in the message that woke the worker: one trial at most, and no waiting"
+    )
+
+    @field_validator("push")
+    @classmethod
+    def _brings_one(cls, push: str | None, info: ValidationInfo) -> str | None:
+        if push is not None and (info.data.get("count", 1) != 1 or info.data.get("fixed")):
+            raise ValueError("brings one trial as it comes: leave out count and fixed")
+        return push
 
 
 class LeaseIn(Body):

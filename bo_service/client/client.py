@@ -202,16 +202,20 @@ class Client:
         fixed: Mapping[str, Any] | None = None,
         lease_seconds: float | None = None,
         reclaim: bool = True,
+        push: str | None = None,
     ) -> Claims:
-        """Ask for trials; waits up to `wait_seconds` for a suggestion."""
-        body = {
+        """Ask for trials; waits up to `wait_seconds` for a suggestion.
+
+        `push` is what a message to a fleet brings; see workers.pushed.
+        """
+        body: dict[str, Any] = {
             "worker": worker,
             "count": count,
             "wait_seconds": wait_seconds,
             "fixed": dict(fixed or {}),
             "lease_seconds": lease_seconds,
             "reclaim": reclaim,
-        }
+        } | ({"push": push} if push else {})
         # asked again, the service gives back what this worker holds
         found = self._http.json(
             "POST",

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import traceback
+from functools import partial
 from typing import Any, Final
 
 from bo_service.client.errors import LeaseLost, Refused, StudyClosed, TrialClosed
-from bo_service.client.handle import Infeasible, Objective, TrialHandle
+from bo_service.client.handle import Infeasible, Objective, TimedOut, TrialHandle
 from bo_service.client.models import Study, Trial
 
 GONE: Final = (LeaseLost, TrialClosed, StudyClosed)
@@ -22,8 +23,8 @@ def objective_names(study: Study) -> list[str]:
 def evaluate(handle: TrialHandle, objective: Objective, objectives: list[str]) -> Trial | None:
     """Run the objective under heartbeats and close the trial; None where the lease was lost meanwhile.
 
-    An exception fails the trial with its traceback; Infeasible closes it as such; KeyboardInterrupt and
-    SystemExit release it and go on.
+    An exception fails the trial with its traceback; Infeasible closes it as such, TimedOut as a timeout;
+    KeyboardInterrupt and SystemExit release it and go on.
     """
     try:
         with handle.kept_alive():
@@ -33,6 +34,8 @@ def evaluate(handle: TrialHandle, objective: Objective, objectives: list[str]) -
         return None
     except Infeasible as error:
         return _quietly(handle.infeasible, str(error))
+    except TimedOut as error:
+        return _quietly(partial(handle.fail, timed_out=True), str(error))
     except (KeyboardInterrupt, SystemExit):
         _quietly(handle.release)
         raise

@@ -19,6 +19,10 @@ class Infeasible(Exception):
     """Raised by an objective whose configuration cannot be evaluated; the model learns to avoid its like."""
 
 
+class TimedOut(Exception):
+    """Raised in an objective by whoever watches its time: the attempt ends as a timeout."""
+
+
 class TrialHandle:
     """One running trial, as its objective sees it.
 

@@ -91,6 +91,22 @@ class SurrogateChoice(Model):
     options: dict[str, Any] = Field(default_factory=dict)
 
 
+ObjectiveName = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$", max_length=256)]
+"""`package.module:function`; never imported by the service."""
+
+
+class PushPolicy(Model):
+    """Trials are announced to a Celery fleet that evaluates this objective, instead of waiting to be claimed."""
+
+    objective: ObjectiveName = Field(description="package.module:function, as the fleet was told to allow it")
+    slots: Annotated[StrictInt, Field(ge=1, le=10_000)] = Field(
+        description="trials announced or being evaluated by the fleet at the same time, at most"
+    )
+    queue: Annotated[str, Field(pattern=r"^objectives(\.[A-Za-z0-9_-]+)?$", max_length=64)] = Field(
+        "objectives", description="`objectives`, or `objectives.NAME` for a fleet of its own"
+    )
+
+
 Acquisition = Literal["auto", "logei", "qlognei", "qlogei", "qlognehvi", "qlogehvi", "qucb"]
 
 
@@ -111,6 +127,7 @@ class StudySpec(Model):
     staleness: Annotated[StrictInt, Field(ge=0)] | None = Field(
         None, description="results a suggestion may lag behind; by default the number of running trials"
     )
+    push: PushPolicy | None = Field(None, description="for a service with a broker")
     metadata: dict[str, Any] = Field(default_factory=dict)
 
     @cached_property

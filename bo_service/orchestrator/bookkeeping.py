@@ -99,6 +99,7 @@ def close_trial(
     )
     if before.attempt and before.state is TrialState.RUNNING:
         store.trials.end_attempt(before, how, now=now)
+        _free_slot(before, study=study, store=store)
     store.trials.observe_final([trial], now)
     study = replace(
         study.tallied(before.state, state), data_version=version, cost=study.cost + (trial.cost or 0.0)
@@ -114,6 +115,12 @@ def close_trial(
         # a generator that looks at no data has nothing to learn: claims top it up
         request_compute(study, store=store, now=now)
     return trial
+
+
+def _free_slot(trial: Trial, *, study: Study, store: Store) -> None:
+    """A pushed trial gives its slot back, and the relay hears of it."""
+    if study.spec.push is not None:
+        store.pushes.free(study.id, trial.id)
 
 
 def with_front(trial: Trial, study: Study, *, store: Store) -> tuple[Trial, Study]:
@@ -201,6 +208,7 @@ def requeue_trial(
     """Put a running trial back for another attempt and save; the data version stays. `study` is locked."""
     trial = before.queued(now=now, reason=reason, counted=counted)
     store.trials.end_attempt(before, how, now=now)
+    _free_slot(before, study=study, store=store)
     store.trials.save(trial)
     store.studies.save(replace(study.tallied(before.state, trial.state), updated_at=now))
     store.records.add_event(

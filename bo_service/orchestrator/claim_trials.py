@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from bo_service.domain.errors import Invalid
-from bo_service.domain.ids import ProjectId, StudyId, TrialId, new_id, new_lease_token
+from bo_service.domain.ids import ProjectId, PushId, StudyId, TrialId, new_id, new_lease_token
 from bo_service.domain.records import Event, EventKind
 from bo_service.domain.stopping import n_parallel_left, n_startable
 from bo_service.domain.study import Study, StudyState
@@ -66,6 +66,8 @@ class ClaimRequest:
     lease_seconds: float | None = None
     reclaim: bool = True
     """Whether trials this worker already holds come first."""
+    push: PushId | None = None
+    """The push in the message that woke the worker; it brings one trial, once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,17 +97,22 @@ def claim_trials(
         stopped = stop_if_due(study, store=store, now=now)
         if stopped is not study:
             store.studies.save(stopped)
-            store.commit()
             study = stopped
         if study.state is not StudyState.ACTIVE:
+            _settle(request, [], study=study, store=store)
+            store.commit()
             return _closed(study)
-        if SIGHTINGS.is_due(study.id, request.worker, request.count):
+        if request.push is not None and not store.pushes.is_announced(request.push, study.id):
+            return ClaimReply(study_id=study.id, trials=(), study_state=study.state, reason="push_spent")
+        # a pushed study's workers are its slots, which the relay notes
+        if request.push is None and SIGHTINGS.is_due(study.id, request.worker, request.count):
             store.records.saw_worker(study.id, request.worker, slots=request.count, now=now)
         given, study = _give(study, request, fixed=fixed, store=store, now=now)
         wanting = request.count - len(given)
         _ask_for_compute(study, fixed=fixed, wanting=wanting, store=store, now=now)
         if given:
             store.studies.save(replace(study, updated_at=now))
+        _settle(request, given, study=study, store=store)
         store.commit()
     return _reply(study, given, wanting)
 
@@ -131,6 +138,16 @@ def fixed_key(fixed: Mapping[str, Any]) -> str:
     if not fixed:
         return ""
     return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _settle(request: ClaimRequest, given: list[Trial], *, study: Study, store: Store) -> None:
+    """The push stands for its trial from now on, or is spent where there was none."""
+    if request.push is None:
+        return
+    if given:
+        store.pushes.take(request.push, given[0].id)
+    else:
+        store.pushes.spend(study.id, [request.push])
 
 
 def _closed(study: Study) -> ClaimReply:

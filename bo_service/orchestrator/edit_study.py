@@ -19,7 +19,16 @@ from bo_service.orchestrator.create_study import check_spec
 from bo_service.orchestrator.ports import UnitOfWork
 from surrogates.errors import Problem
 
-FREE_FIELDS: Final = ("stopping", "parallelism", "retry", "surrogate", "acquisition", "staleness", "metadata")
+FREE_FIELDS: Final = (
+    "stopping",
+    "parallelism",
+    "retry",
+    "surrogate",
+    "acquisition",
+    "staleness",
+    "push",
+    "metadata",
+)
 MODEL_FIELDS: Final = ("surrogate", "acquisition")
 WIDENABLE: Final = {
     "float": ("low", "high"),
@@ -73,6 +82,9 @@ def edit_study(
             store.suggestions.supersede(
                 study.id, before_version=changed.data_version, including_timeless=True
             )
+        if edited.push != study.spec.push:
+            # messages on their way name what was
+            store.pushes.withdraw(study.id, including_taken=edited.push is None)
         request_compute(changed, store=store, now=now)
         store.commit()
     return changed

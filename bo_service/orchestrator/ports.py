@@ -12,6 +12,7 @@ from bo_service.domain.ids import (
     JobId,
     LeaseToken,
     ProjectId,
+    PushId,
     StudyId,
     SuggestionId,
     TrialId,
@@ -19,6 +20,7 @@ from bo_service.domain.ids import (
 )
 from bo_service.domain.job import Job, JobKind, Queue, ServiceProcess
 from bo_service.domain.proposal import Measurement, Parameters
+from bo_service.domain.push import Push
 from bo_service.domain.records import ApiKey, AuditEntry, Event, Fit, Observation, Page, StoredReply
 from bo_service.domain.study import Study, StudyState
 from bo_service.domain.suggestion import Suggestion, SuggestionState
@@ -141,6 +143,9 @@ class Suggestions(Protocol):
     def n_fresh(self, study: Study, *, fixed_key: str = "") -> int:
         """Generated suggestions that could be given out now."""
 
+    def n_ready(self, study: Study) -> int:
+        """What a claim without fixed values could take now: the user's and the generator's."""
+
     def prepared(self, study_id: StudyId) -> Sequence[Suggestion]: ...
 
     def supersede(
@@ -217,6 +222,35 @@ class Jobs(Protocol):
 
     def forget_processes(self, *, before: datetime | None = None, name: str | None = None) -> int:
         """Delete processes last heard of before this time, or the one of this name."""
+
+
+class Pushes(Protocol):
+    """Trials announced to fleets; whoever writes holds the study's lock."""
+
+    def studies(self) -> Sequence[StudyId]:
+        """ACTIVE studies with a push policy."""
+
+    def of_study(self, study_id: StudyId) -> Sequence[Push]:
+        """Announced, or with a trial that runs; oldest first."""
+
+    def add(self, pushes: Sequence[Push]) -> None: ...
+
+    def mark_sent(self, push_ids: Sequence[PushId], *, now: datetime) -> None: ...
+
+    def is_announced(self, push_id: PushId, study_id: StudyId) -> bool:
+        """Whether it waits for its claim; False where it is spent, or another study's."""
+
+    def take(self, push_id: PushId, trial_id: TrialId) -> None:
+        """Its claim got this trial."""
+
+    def spend(self, study_id: StudyId, push_ids: Sequence[PushId]) -> None:
+        """Delete these: their messages brought nothing, or were not sent."""
+
+    def free(self, study_id: StudyId, trial_id: TrialId) -> None:
+        """The trial's attempt ended: its slot, if it has one, is free, and the relay hears of it."""
+
+    def withdraw(self, study_id: StudyId, *, including_taken: bool) -> None:
+        """Delete what the study announced: its messages find nothing."""
 
 
 class Records(Protocol):
@@ -335,6 +369,8 @@ class Store(Protocol):
     def suggestions(self) -> Suggestions: ...
     @property
     def jobs(self) -> Jobs: ...
+    @property
+    def pushes(self) -> Pushes: ...
     @property
     def records(self) -> Records: ...
     @property

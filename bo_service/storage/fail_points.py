@@ -26,6 +26,7 @@ REPOSITORIES: Final = {
     "trials": ports.Trials,
     "suggestions": ports.Suggestions,
     "jobs": ports.Jobs,
+    "pushes": ports.Pushes,
     "records": ports.Records,
     "webhooks": ports.Webhooks,
 }

@@ -15,6 +15,7 @@ from bo_service.storage.tables import (
     AttemptRow,
     JobRow,
     ObservationRow,
+    PushRow,
     StudyRow,
     SuggestionRow,
     TrialRow,
@@ -23,6 +24,7 @@ from bo_service.storage.tables import (
 
 STUDIES, TRIALS, ATTEMPTS = table_of(StudyRow), table_of(TrialRow), table_of(AttemptRow)
 SUGGESTIONS, JOBS, OBSERVATIONS = table_of(SuggestionRow), table_of(JobRow), table_of(ObservationRow)
+PUSHES = table_of(PushRow)
 
 CLOSED: Final = tuple(state.value for state in TrialState if not state.is_open)
 GRACE: Final = timedelta(seconds=60)
@@ -177,6 +179,19 @@ def _suggestions_become_one_trial(connection: Connection, _: datetime) -> Iterat
         yield f"suggestion {row.id} is {row.state}, its trial {row.trial}"
 
 
+def _pushes_hold_a_running_trial(connection: Connection, _: datetime) -> Iterator[str]:
+    query = (
+        select(PUSHES.c.id, PUSHES.c.trial_id, TRIALS.c.state)
+        .outerjoin(TRIALS, TRIALS.c.id == PUSHES.c.trial_id)
+        .where(
+            PUSHES.c.trial_id.is_not(None),
+            or_(TRIALS.c.state.is_(None), TRIALS.c.state != TrialState.RUNNING.value),
+        )
+    )
+    for row in connection.execute(query):
+        yield f"push {row.id}: holds a slot for trial {row.trial_id}, which is {row.state}"
+
+
 RULES: Final[tuple[Rule, ...]] = (
     _numbers_are_dense,
     _counters_are_true,
@@ -186,4 +201,5 @@ RULES: Final[tuple[Rule, ...]] = (
     _running_trials_have_one_attempt,
     _nothing_is_stuck,
     _suggestions_become_one_trial,
+    _pushes_hold_a_running_trial,
 )

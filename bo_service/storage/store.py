@@ -13,6 +13,7 @@ from bo_service.orchestrator.ports import Wakeup
 from bo_service.storage.engine import Transactions
 from bo_service.storage.failures import translated
 from bo_service.storage.jobs import SqlJobs
+from bo_service.storage.pushes import SqlPushes
 from bo_service.storage.records import SqlRecords
 from bo_service.storage.studies import SqlStudies
 from bo_service.storage.suggestions import SqlSuggestions
@@ -31,6 +32,7 @@ class SqlStore:
     trials: SqlTrials = field(init=False)
     suggestions: SqlSuggestions = field(init=False)
     jobs: SqlJobs = field(init=False)
+    pushes: SqlPushes = field(init=False)
     records: SqlRecords = field(init=False)
     webhooks: SqlWebhooks = field(init=False)
     _now: datetime | None = None
@@ -40,6 +42,7 @@ class SqlStore:
         self.trials = SqlTrials(self.connection)
         self.suggestions = SqlSuggestions(self.connection)
         self.jobs = SqlJobs(self.connection)
+        self.pushes = SqlPushes(self.connection)
         self.records = SqlRecords(self.connection)
         self.webhooks = SqlWebhooks(self.connection)
 
@@ -70,5 +73,5 @@ class SqlUnitOfWork:
             return
         if store.jobs.has_queued:
             self.wakeup.compute()
-        for study_id in store.records.changed | store.suggestions.changed:
+        for study_id in store.records.changed | store.suggestions.changed | store.pushes.changed:
             self.wakeup.study_changed(study_id)

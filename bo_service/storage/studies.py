@@ -48,6 +48,7 @@ class SqlStudies:
             "project_id": study.project_id,
             "name": study.spec.name,
             "spec": study.spec.model_dump(mode="json"),
+            "is_pushed": study.spec.push is not None,
             "seed": study.seed,
             "spec_version": study.spec_version,
             "parent_study_id": study.parent_study_id,
@@ -88,6 +89,7 @@ class SqlStudies:
     def save_spec(self, study: Study) -> None:
         values = study_values(study) | {
             "spec": study.spec.model_dump(mode="json"),
+            "is_pushed": study.spec.push is not None,
             "spec_version": study.spec_version,
         }
         self.connection.execute(_UPDATE, {"key": study.id, **values})

@@ -41,6 +41,7 @@ _TAKE = (
     .with_for_update(skip_locked=True)
 )
 _N_FRESH = select(func.count()).where(_PREPARED, _FRESH)
+_N_READY = select(func.count()).where(_PREPARED, or_(SUGGESTIONS.c.source == ENQUEUED, _FRESH))
 _INSERT = insert(SUGGESTIONS)
 _UPDATE = update(SUGGESTIONS).where(SUGGESTIONS.c.id == bindparam("key"))
 
@@ -84,6 +85,9 @@ class SqlSuggestions:
 
     def n_fresh(self, study: Study, *, fixed_key: str = "") -> int:
         return int(self.connection.execute(_N_FRESH, _wanted(study, fixed_key)).scalar_one())
+
+    def n_ready(self, study: Study) -> int:
+        return int(self.connection.execute(_N_READY, _wanted(study, "")).scalar_one())
 
     def prepared(self, study_id: StudyId) -> Sequence[Suggestion]:
         return self._all(

@@ -19,6 +19,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    false,
     text,
 )
 from sqlalchemy import Table as SqlTable
@@ -122,12 +123,19 @@ class StudyRow(Table):
     __table_args__ = (
         UniqueConstraint("project_id", "name"),
         Index("ix_studies_project_id_updated_at", "project_id", "updated_at"),
+        Index(
+            "ix_studies_pushed",
+            "id",
+            sqlite_where=text("is_pushed AND state = 'ACTIVE'"),
+            postgresql_where=text("is_pushed AND state = 'ACTIVE'"),
+        ),
     )
 
     id: Mapped[str] = mapped_column(Id, primary_key=True)
     project_id: Mapped[str] = mapped_column(Id, ForeignKey("projects.id", ondelete="CASCADE"))
     name: Mapped[str] = mapped_column(String(128))
     spec: Mapped[dict[str, Any]]
+    is_pushed: Mapped[bool] = mapped_column(server_default=false())
     seed: Mapped[int] = mapped_column(BigInteger)
     state: Mapped[str] = mapped_column(String(16))
     state_reason: Mapped[str | None]
@@ -305,6 +313,18 @@ class JobRow(Table):
     trace: Mapped[str | None] = mapped_column(String(64))
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
+
+
+class PushRow(Table):
+    """A trial announced to a fleet; without a trial it waits for its claim."""
+
+    __tablename__ = "pushes"
+
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    study_id: Mapped[str] = mapped_column(Id, ForeignKey("studies.id", ondelete="CASCADE"), index=True)
+    trial_id: Mapped[str | None] = mapped_column(Id)
+    created_at: Mapped[datetime]
+    sent_at: Mapped[datetime]
 
 
 class EventRow(Table):

@@ -61,6 +61,18 @@ def test_describing_every_surrogate_loads_no_model_library() -> None:
     assert run(code) == "['gp', 'sobol'] []"
 
 
+def test_a_fleets_worker_knows_no_database() -> None:
+    code = (
+        "import os, sys\n"
+        "told = {'objectives': [], 'queues': ['objectives'], 'timeout': None, 'lease_seconds': None}\n"
+        "import json; os.environ['BO_EVALUATE'] = json.dumps(told)\n"
+        "import workers.evaluate_app\n"
+        f"unwanted = {(*HEAVY, 'sqlalchemy', 'psycopg', 'alembic')!r}\n"
+        "print([m for m in unwanted if m in sys.modules], 'bo_service.orchestrator.ports' in sys.modules)"
+    )
+    assert run(code) == "[] False"
+
+
 def test_fallbacks_live_without_torch() -> None:
     code = (
         "import sys\n"

@@ -23,6 +23,10 @@ DAMAGE = {
     "_running_trials_have_one_attempt": "UPDATE attempts SET lease = 'of another' WHERE ended_at IS NULL",
     "_nothing_is_stuck": "UPDATE trials SET lease_expires_at = :long_ago WHERE state = 'RUNNING'",
     "_suggestions_become_one_trial": "UPDATE trials SET suggestion_id = NULL WHERE number = 1",
+    "_pushes_hold_a_running_trial": (
+        "INSERT INTO pushes (id, study_id, trial_id, created_at, sent_at)"
+        " SELECT id, study_id, id, created_at, created_at FROM trials WHERE number = 1"
+    ),
 }
 
 

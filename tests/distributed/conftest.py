@@ -131,6 +131,25 @@ class Fleet:
     ) -> subprocess.Popen[bytes]:
         return self.start(name, "compute", "--queues", queues, "--name", name, **environment)
 
+    def fleet_environment(self, api: Service, name: str) -> dict[str, str]:
+        """What a worker of a user's fleet knows: the broker, the API and a worker's key, and no database."""
+        with api.http() as http:
+            key = http.post("/v1/keys", json={"name": name, "scope": "worker"}).json()["key"]
+        objectives = Path(__file__).resolve().parents[1] / "flow" / "objectives"
+        return {
+            "BO_DATABASE_URL": "postgresql+psycopg://nobody@127.0.0.1:1/nothing",
+            "BO_URL": api.url,
+            "BO_API_KEY": key,
+            "PYTHONPATH": os.pathsep.join([str(objectives), os.environ.get("PYTHONPATH", "")]),
+        }
+
+    def evaluate(
+        self, api: Service, name: str, *options: str, concurrency: int = 2
+    ) -> subprocess.Popen[bytes]:
+        """`bo evaluate` as a user's fleet runs it."""
+        arguments = ("--concurrency", str(concurrency), "--name", name, *options)
+        return self.start(name, "evaluate", *arguments, **self.fleet_environment(api, name))
+
     def kill(self, name: str) -> None:
         """kill -9 of the process and everything it started."""
         process = self.processes.pop(name)

@@ -128,6 +128,9 @@ def test_intermediate_values_that_are_not_finite_are_refused(http: httpx2.Client
         ({"worker": "w", "lease_seconds": 0}, "lease_seconds"),
         ({"worker": "w", "fixed": {"z": 1}}, "fixed.z"),
         ({"worker": "w", "fixed": {"k": 99}}, "99 is outside [1, 8]"),
+        ({"worker": "w", "push": "p" * 37}, "push"),
+        ({"worker": "w", "push": "p", "count": 2}, "push"),
+        ({"worker": "w", "push": "p", "fixed": {"k": 1}}, "push"),
     ],
 )
 def test_a_bad_claim_names_its_field(http: httpx2.Client, study: str, body, words: str) -> None:
@@ -241,6 +244,25 @@ def test_bad_studies_and_branches(http: httpx2.Client, study: str, make_spec) ->
     refused(
         http.post(f"/v1/studies/{study}/branch", json=branch), 422, "validation_failed", "changes.parameters"
     )
+
+
+def test_a_service_without_broker_pushes_nothing(http: httpx2.Client, study: str, make_spec) -> None:
+    push = {"push": {"objective": "project.train:train", "slots": 2}}
+    answers = (
+        http.post("/v1/studies", json=make_spec(**push)),
+        http.patch(f"/v1/studies/{study}", json=push),
+        http.post(f"/v1/studies/{study}/branch", json={"name": "never", "changes": push}),
+    )
+    for answer in answers:
+        problem = refused(answer, 422, "validation_failed", "BO_COMPUTE=external")
+        assert problem["problems"][0]["field"] in ("push", "changes.push")
+    assert http.patch(f"/v1/studies/{study}", json={"push": None}).status_code == 200
+
+
+def test_a_push_that_was_never_announced_brings_nothing(http: httpx2.Client, study: str) -> None:
+    body = {"worker": "w", "push": NOBODY, "wait_seconds": 20}
+    answer = http.post(f"/v1/studies/{study}/trials", json=body)
+    assert (answer.status_code, answer.json()["trials"], answer.json()["reason"]) == (200, [], "push_spent")
 
 
 def test_a_failed_branch_leaves_no_study_behind(http: httpx2.Client, study: str, make_spec) -> None:

@@ -147,3 +147,13 @@ def test_a_suggestion_of_the_model_is_replayed_identically(bo, spec_file) -> Non
     status, _, err = bo("replay", "no-such-id")
     assert status == 1
     assert "no suggestion" in err
+
+
+def test_a_fleet_is_told_at_once_what_is_wrong(bo) -> None:
+    code, _, err = bo("evaluate", "--objective", "nowhere.to_be:found")
+    assert (code, "nowhere" in err) == (2, True)
+    code, _, err = bo("evaluate", "--objective", "json:dumps", "--queues", "objectives,cpu")
+    assert code == 2
+    assert "'cpu' is not a queue of objectives" in err
+    code, _, err = bo("evaluate")
+    assert (code, "--objective" in err) == (2, True)

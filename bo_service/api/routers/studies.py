@@ -14,6 +14,7 @@ from bo_service.api.idempotency import once
 from bo_service.api.schemas import BranchIn, ReasonIn
 from bo_service.api.tables import to_csv, to_json_lines
 from bo_service.api.views import fit_view, study_summary, study_view, trial_view
+from bo_service.domain.errors import Invalid
 from bo_service.domain.spec import StudySpec
 from bo_service.domain.study import Study, StudyState
 from bo_service.domain.trial import Trial, TrialState
@@ -22,6 +23,7 @@ from bo_service.orchestrator.change_state import change_state
 from bo_service.orchestrator.create_study import create_study
 from bo_service.orchestrator.edit_study import edit_study
 from bo_service.orchestrator.ports import Store
+from surrogates.errors import Problem
 
 router = APIRouter(prefix="/v1/studies", tags=["studies"])
 
@@ -35,9 +37,17 @@ def full_view(study: Study, *, store: Store) -> dict[str, Any]:
     return study_view(study, best=best, n_prepared=store.suggestions.n_fresh(study))
 
 
+def refuse_push_without_broker(push: Any, *, context: ApiContext, path: str = "push") -> None:
+    """Raises: Invalid where a study should push trials, and nobody would send the messages."""
+    if push is not None and not context.has_broker:
+        hint = "start the service with BO_COMPUTE=external and a broker, or leave it out and run `bo work`"
+        raise Invalid([Problem(path, "this service has no broker to push trials through", hint)])
+
+
 @router.post("", status_code=201)
 def create(spec: StudySpec, request: Request, caller: Editor, context: Context) -> Response:
     """Create a study; its first suggestions are on the way when this returns."""
+    refuse_push_without_broker(spec.push, context=context)
     return once(
         request,
         spec,
@@ -77,6 +87,7 @@ def read(study: str, caller: Viewer, context: Context) -> JSONResponse:
 @router.patch("/{study}")
 def edit(study: str, changes: dict[str, Any], caller: Editor, context: Context) -> JSONResponse:
     """Widen ranges, change budgets, policies, surrogate or metadata; anything else needs a branch."""
+    refuse_push_without_broker(changes.get("push"), context=context)
     edited = edit_study(study, changes, project_id=caller.project_id, uow=context.uow)
     with context.uow(read_only=True) as store:
         return JSONResponse(full_view(edited, store=store))
@@ -85,6 +96,7 @@ def edit(study: str, changes: dict[str, Any], caller: Editor, context: Context) 
 @router.post("/{study}/branch", status_code=201)
 def branch(study: str, body: BranchIn, request: Request, caller: Editor, context: Context) -> Response:
     """A new study from this one's specification with some fields replaced, and the trials still valid in it."""
+    refuse_push_without_broker(body.changes.get("push"), context=context, path="changes.push")
 
     def act(uow: Any) -> tuple[int, dict[str, Any]]:
         report = branch_study(study, body.name, body.changes, project_id=caller.project_id, uow=uow)

@@ -35,7 +35,7 @@ from bo_service.api.views import (
     trial_view,
 )
 from bo_service.domain.errors import Invalid
-from bo_service.domain.ids import LeaseToken, TrialId
+from bo_service.domain.ids import LeaseToken, PushId, TrialId
 from bo_service.domain.records import EventKind
 from bo_service.domain.trial import AttemptExit, Trial, TrialState
 from bo_service.orchestrator.attach_trials import attach_trial, import_trials
@@ -68,13 +68,16 @@ async def claim(study: str, body: ClaimIn, request: Request, caller: Worker, con
 
     A coroutine, so that a thousand waiting workers hold no thread.
     """
-    deadline = time.monotonic() + min(body.wait_seconds, context.max_wait_seconds)
+    # a push is spent by its first look
+    wait_seconds = body.wait_seconds if body.push is None else 0.0
+    deadline = time.monotonic() + min(wait_seconds, context.max_wait_seconds)
     wanted = ClaimRequest(
         worker=body.worker,
         count=body.count,
         fixed=body.fixed,
         lease_seconds=body.lease_seconds,
         reclaim=body.reclaim,
+        push=None if body.push is None else PushId(body.push),
     )
 
     latest: ClaimReply | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -47,3 +48,15 @@ def kills_itself_once(trial: TrialHandle) -> float:
         mark.touch()
         os.kill(os.getpid(), signal.SIGKILL)
     return 1.0
+
+
+def exits(trial: TrialHandle) -> float:
+    sys.exit(3)
+
+
+def waits_for_the_gate(trial: TrialHandle) -> float:
+    gate = Path(os.environ["BO_TEST_GATE"])
+    (gate / f"trial-{trial.number}-{trial.attempt}-{os.getpid()}").touch()
+    while not (gate / "open").exists():
+        time.sleep(0.02)
+    return float(trial["x"])

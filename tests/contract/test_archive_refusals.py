@@ -119,7 +119,9 @@ def test_a_flipped_bit_anywhere_is_told(tmp_path: Path, small_archive: bytes) ->
 
 
 @pytest.mark.parametrize(
-    "content", [b"SQLite format 3\x00", gzip.compress(b"x" * 10), gzip.compress(b"[1]\n")]
+    "content",
+    [b"SQLite format 3\x00", gzip.compress(b"x" * 10), gzip.compress(b"[1]\n")],
+    ids=["a database", "no JSON", "other JSON"],  # the bytes of gzip hold the time
 )
 def test_a_foreign_file_is_told_before_a_database_is_made(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(ArchiveError, match="no archive of bo-service"):

@@ -24,6 +24,9 @@ def run() -> None:
 
 def migrate(connection: Connection) -> None:
     """Each migration in a transaction of its own; SQLite tables are rebuilt where it cannot alter them."""
+    if connection.dialect.name == "sqlite":
+        # a table that is rebuilt is dropped, and with its rows would go all that refer to them
+        connection.connection.driver_connection.execute("PRAGMA foreign_keys=OFF")
     context.configure(
         connection=connection,
         target_metadata=Table.metadata,

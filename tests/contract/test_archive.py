@@ -32,10 +32,14 @@ from bo_service.domain.ids import JobId, LeaseToken, ProjectId
 from bo_service.domain.job import JobState
 from bo_service.domain.proposal import Measurement
 from bo_service.domain.records import Scope, StoredReply
+from bo_service.domain.signing import MasterKey
 from bo_service.domain.study import Study
 from bo_service.domain.trial import AttemptExit
+from bo_service.domain.webhook import NoticeKind
 from bo_service.orchestrator.branch_study import branch_study
 from bo_service.orchestrator.end_attempt import fail_trial
+from bo_service.orchestrator.manage_webhooks import NewWebhook, create_webhook
+from bo_service.orchestrator.push_trials import push_trials
 from bo_service.orchestrator.reap import claim_job, reap_job
 from bo_service.orchestrator.renew_lease import renew_lease
 from bo_service.settings import Settings
@@ -91,6 +95,7 @@ def rich(ends: tuple[Settings, Settings], make_spec) -> Iterator[tuple[Services,
         ]
     }
     study = new_study(services, project, make_spec, surrogate={"name": "gp"}, initial={"size": 3}, **spec)
+    _listen_and_push(services, project, make_spec)
     advance_all(services)
     for i in range(4):
         (trial,) = claim(services, study, f"w{i}")
@@ -119,6 +124,24 @@ def rich(ends: tuple[Settings, Settings], make_spec) -> Iterator[tuple[Services,
     assert claim_job(LeaseToken("of an old worker"), lease_seconds=60, uow=services.uow) is not None
     yield services, study, project, key
     services.close()
+
+
+def _listen_and_push(services: Services, project: ProjectId, make_spec) -> None:
+    """A webhook that hears of the next best trial, and a study that announces its trials to a fleet."""
+    wanted = NewWebhook(url="https://example.org/hook", kinds=(NoticeKind.NEW_BEST,))
+    create_webhook(wanted, key=lambda: MasterKey(b"k" * 32), project_id=project, uow=services.uow)
+    pushed = new_study(
+        services,
+        project,
+        make_spec,
+        name="pushed",
+        push={"objective": "a:b", "slots": 2, "queue": "objectives"},
+    )
+    advance_all(services)
+    n_sent = push_trials(
+        pushed.id, send=lambda *_: None, resend_after=timedelta(seconds=15), asks=True, uow=services.uow
+    )
+    assert n_sent == 2
 
 
 def _name_a_later_parent(services: Services, study: Study) -> None:
@@ -354,6 +377,7 @@ def _emptied(services: Services) -> None:
         commit()
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(studies=st.lists(STUDY, min_size=1, max_size=10), state=st.none() | st.binary(max_size=300))
 def test_every_value_a_database_keeps_arrives(lasting_ends, studies, state) -> None:

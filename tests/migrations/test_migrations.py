@@ -5,11 +5,12 @@ from __future__ import annotations
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import inspect
+from sqlalchemy import func, inspect, select, table
 
 import migrations
 from bo_service import bootstrap
 from bo_service.bootstrap import (
+    broken_invariants,
     build_services,
     database_revision,
     downgrade_database,
@@ -22,6 +23,7 @@ from bo_service.orchestrator.create_study import create_study
 from bo_service.orchestrator.manage_keys import create_key
 from bo_service.settings import Settings
 from bo_service.storage.tables import Table
+from tests.contract.test_store import claim, complete, new_study, run_jobs
 
 
 def revisions(settings: Settings) -> list[str]:
@@ -58,6 +60,42 @@ def test_the_migrated_tables_are_the_declared_ones(empty_database: Settings) -> 
         differences = compare_metadata(context, Table.metadata)
     services.transactions.engine.dispose()
     assert differences == []
+
+
+def counted(settings: Settings) -> dict[str, int]:
+    """Rows of every table."""
+    services = build_services(settings)
+    with services.transactions.engine.connect() as connection:
+        names = inspect(connection).get_table_names()
+        found = {
+            n: connection.execute(select(func.count()).select_from(table(n))).scalar_one() for n in names
+        }
+    services.close()
+    return found
+
+
+def test_each_step_down_keeps_the_rows_of_the_tables_that_stay(empty_database: Settings, make_spec) -> None:
+    """Rebuilding a table on SQLite drops it: what refers to its rows must not go with them."""
+    upgrade_database(empty_database)
+    services = build_services(empty_database)
+    project = ensure_default_project(services.uow)
+    study = new_study(services, project, make_spec)
+    run_jobs(services)
+    (trial,) = claim(services, study)
+    complete(services, trial, project, 0.5)
+    services.close()
+    before = counted(empty_database)
+    assert before["trials"] == before["observations"] == 1
+    for revision in revisions(empty_database)[-2::-1]:
+        downgrade_database(empty_database, revision)
+        after = counted(empty_database)
+        assert {name: after[name] for name in after} == {name: before.get(name, 0) for name in after}
+    upgrade_database(empty_database)
+    services = build_services(empty_database)
+    with services.uow(read_only=True) as store:
+        assert store.trials.get(trial.id).measurements["loss"].value == 0.5
+    assert broken_invariants(services) == []
+    services.close()
 
 
 def test_data_of_every_revision_survive_the_way_to_the_newest(empty_database: Settings, make_spec) -> None:

@@ -100,3 +100,30 @@ def test_a_process_that_waits_goes_on_when_the_one_before_it_is_killed(empty_dat
     assert "step" in out
     with alone(url):
         pass
+
+
+KILLED = """
+import os, signal
+from alembic.operations import Operations
+from bo_service.bootstrap import upgrade_database
+from bo_service.settings import Settings
+made = Operations.create_table
+def then_die(self, name, *columns, **options):
+    made(self, name, *columns, **options)
+    if name == "audit_log":
+        os.kill(os.getpid(), signal.SIGKILL)
+Operations.create_table = then_die
+upgrade_database(Settings())
+"""
+
+
+def test_a_migration_killed_in_its_midst_leaves_nothing_half_done(empty_database: Settings) -> None:
+    environment = os.environ | {
+        "BO_HOME": str(empty_database.home),
+        "BO_DATABASE_URL": empty_database.database_url,
+    }
+    done = subprocess.run([sys.executable, "-c", KILLED], env=environment, check=False)
+    assert done.returncode == -9
+    upgrade_database(empty_database)
+    present, newest = database_revision(empty_database)
+    assert present == newest

@@ -30,7 +30,7 @@ class ComputeChild:
     """One child process; a thread reads what it says and starts it again when it dies.
 
     Wake-ups go to its standard input, news come from its standard output; it ends when its input closes,
-    so it never outlives this process.
+    so it never outlives this process, and gives back the job under way.
     """
 
     def __init__(self, *, on_change: Callable[[StudyId], None], environment: Mapping[str, str]) -> None:

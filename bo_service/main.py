@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
+import signal
 import socket
 import sys
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from tempfile import TemporaryDirectory
+from types import FrameType
+from typing import Final
 
 import uvicorn
 from fastapi import FastAPI
@@ -35,6 +40,9 @@ from bo_service.receivers import Receivers
 from bo_service.settings import Settings
 from bo_service.storage.signals import PostgresSignals
 from bo_service.telemetry import start_logging, start_tracing
+
+DRAIN_SECONDS: Final = 6
+"""A server told to stop lets running requests finish for so long; those that wait are answered at once."""
 
 logger = logging.getLogger(__name__)
 
@@ -76,12 +84,47 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         if child is not None:
             child.start()
-        yield
+        with _waits_end_at_signals(bell):
+            yield
         if child is not None:
             child.stop()
         services.close()
 
     return build_app(context, lifespan=lifespan, tracing=settings.tracing)
+
+
+@contextmanager
+def _waits_end_at_signals(bell: Bell) -> Iterator[None]:
+    """Let waiting claims and event streams end when the server is told to stop: it waits for every answer.
+
+    Beside the server's own handlers, and so in each of several processes.
+    """
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop = asyncio.get_running_loop()
+
+    def told(number: int, frame: FrameType | None) -> None:
+        # not here: the loop may hold the bell's lock
+        loop.call_soon_threadsafe(bell.close)
+        handler = before[signal.Signals(number)]
+        if callable(handler):
+            handler(number, frame)
+
+    heard = [number for number, handler in before.items() if callable(handler)]
+    for number in heard:
+        signal.signal(number, told)
+    try:
+        yield
+    finally:
+        for number in heard:
+            signal.signal(number, before[number])
+
+
+def _leave(*_: object) -> None:
+    """What the server does with a signal once it has ended in good order, and everything before it starts."""
+    raise SystemExit(0)
 
 
 def serve(host: str, port: int, settings: Settings | None = None, *, processes: int = 1) -> None:
@@ -94,6 +137,8 @@ def serve(host: str, port: int, settings: Settings | None = None, *, processes: 
     settings = settings or Settings()
     if processes > 1 and settings.resolved_database_url().startswith("sqlite"):
         raise SystemExit("several processes need PostgreSQL: set BO_DATABASE_URL, or leave --processes at 1")
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _leave)
     listening = _listen(host, port)
     start_logging("api", level=settings.log_level, form=settings.log_format)
     upgrade_database(settings)
@@ -104,11 +149,9 @@ def serve(host: str, port: int, settings: Settings | None = None, *, processes: 
         f"{_about_the_key(settings, url)}"
     )
     sys.stdout.flush()
-    # claims that wait get their answer; event streams, which have no end, are cut then
-    patience = round(settings.max_wait_seconds) + 2
     if processes == 1:
         config = uvicorn.Config(
-            create_app(settings), log_config=None, access_log=False, timeout_graceful_shutdown=patience
+            create_app(settings), log_config=None, access_log=False, timeout_graceful_shutdown=DRAIN_SECONDS
         )
         uvicorn.Server(config).run(sockets=[listening])
         return
@@ -123,7 +166,7 @@ def serve(host: str, port: int, settings: Settings | None = None, *, processes: 
             workers=processes,
             log_config=None,
             access_log=False,
-            timeout_graceful_shutdown=patience,
+            timeout_graceful_shutdown=DRAIN_SECONDS,
         )
 
 

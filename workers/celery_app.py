@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 from typing import Any, Final
 
@@ -147,6 +148,8 @@ def _say_hello(sender: Any = None, **_: Any) -> None:
 @worker_shutting_down.connect  # type: ignore[untyped-decorator]
 def _say_goodbye(**_: Any) -> None:
     # fits under way go on; nothing new is sent here
+    # Celery ends them at SIGQUIT: here the second SIGTERM does, as the second Ctrl-C does anyway
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGQUIT))
     for presence, services in _presences:
         presence.stop()
         services.close()

@@ -37,7 +37,11 @@ def run_all(workers: Sequence[tuple[list[str], dict[str, str]]]) -> int:
     """
     processes = [subprocess.Popen(command, env=environment) for command, environment in workers]
 
+    was_told = False
+
     def pass_on(number: int, _: FrameType | None) -> None:
+        nonlocal was_told
+        was_told = True
         for process in processes:
             if process.poll() is None:
                 process.send_signal(number)
@@ -49,7 +53,9 @@ def run_all(workers: Sequence[tuple[list[str], dict[str, str]]]) -> int:
             processes[0].wait(1.0)
         except subprocess.TimeoutExpired:
             continue
-    pass_on(signal.SIGTERM, None)
+    if not was_told:
+        # a second signal would end the fits that the others are finishing
+        pass_on(signal.SIGTERM, None)
     return max(abs(process.wait()) for process in processes)
 
 

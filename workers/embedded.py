@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
@@ -28,6 +30,7 @@ from bo_service.telemetry import start_logging, start_tracing
 from workers.house import Housekeeper, guarded
 from workers.notifier import notifier_of
 from workers.presence import Presence
+from workers.stopping import on_stop
 from workers.tasks import Desk
 
 TOKEN_PREFIX: Final = f"embedded:{socket.gethostname()[:20]}:"
@@ -35,6 +38,9 @@ TOKEN_PREFIX: Final = f"embedded:{socket.gethostname()[:20]}:"
 
 IDLE_SECONDS: Final = 1.0
 """How long an idle executor sleeps between two looks; a wake-up ends the sleep at once."""
+
+LAST_SECONDS: Final = 0.5
+"""For the transaction under way when this process is told to end."""
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +80,10 @@ class Executor:
         if job is None:
             return False
         self._running = (job, time.monotonic())
+        if self.stopping.is_set():
+            # whoever gave back what was running may have looked before this job was taken
+            self.give_back()
+            return False
         try:
             self.desk.run(job)
         except Exception:  # the worker boundary: whatever a model does, the executor lives
@@ -132,15 +142,20 @@ def say_changed(job: Job) -> None:
     sys.stdout.flush()
 
 
-def listen(executor: Executor) -> None:
+def listen(executor: Executor, end: Callable[[], None]) -> None:
     """Wake the executor on every line of input; end with the input, so that no child outlives its parent."""
     for _ in sys.stdin:
         executor.awake.set()
+    end()
+
+
+def end(executor: Executor, presence: Presence) -> None:
+    """Give back the job under way, say goodbye and end; a fit is not waited for."""
     executor.stopping.set()
     executor.awake.set()
-    # a fit under way is not waited for
-    executor.give_back()
-    time.sleep(0.5)
+    guarded(executor.give_back, what="giving back the running job")
+    presence.stop()
+    time.sleep(LAST_SECONDS)
     os._exit(0)
 
 
@@ -152,7 +167,6 @@ def main() -> None:
         start_tracing("compute")
     services = build_services(settings)
     executor = Executor(services=services, desk=Desk(uow=services.uow))
-    threading.Thread(target=listen, args=(executor,), name="listen", daemon=True).start()
     presence = Presence(
         name=f"embedded-{os.getpid()}@{socket.gethostname()}",
         role=Role.COMPUTE,
@@ -163,7 +177,13 @@ def main() -> None:
     )
     presence.start()
     notifier_of(services).start()
+    end_now = partial(end, executor, presence)
+    # the parent ends this process by its input; a signal to the whole group, such as Ctrl-C, is one to the parent
+    on_stop(end_now, signals=(signal.SIGTERM,))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=listen, args=(executor, end_now), name="listen", daemon=True).start()
     executor.run()
+    presence.stop()
 
 
 if __name__ == "__main__":

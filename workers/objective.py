@@ -13,7 +13,6 @@ import sys
 import threading
 import time
 from dataclasses import dataclass, field
-from types import FrameType
 from typing import Any, Final
 
 from bo_service.client import BoServiceError, Client, Study
@@ -21,9 +20,13 @@ from bo_service.client.models import ClaimedTrial
 from bo_service.domain.spec import StudySpec
 from workers.command import unknown_placeholders
 from workers.slot import EXIT_REFUSED, EXIT_STUDY_OVER, SlotConfig, load_objective
+from workers.stopping import on_stop
 
 STOP_SECONDS: Final = 15.0
 """After SIGTERM, slots have this long to release their trials."""
+
+LAST_PATIENCE_SECONDS: Final = 2.0
+"""So long each call waits for a service that is away, once this process was told to stop."""
 
 RESTART_SECONDS: Final = 1.0
 MAX_QUICK_DEATHS: Final = 5
@@ -112,8 +115,7 @@ class Supervisor:
 
     def run(self) -> int:
         """Until every slot is over, or a signal; the exit status."""
-        signal.signal(signal.SIGTERM, self._on_signal)
-        signal.signal(signal.SIGINT, self._on_signal)
+        on_stop(self._told_to_stop)
         for slot in self._slots:
             slot.start(self._environment)
         while not self._stopping.is_set() and not all(slot.is_over for slot in self._slots):
@@ -129,11 +131,12 @@ class Supervisor:
     def _gave_up(slot: SlotProcess) -> bool:
         return slot.process is not None and slot.process.returncode not in (EXIT_STUDY_OVER, None)
 
-    def _on_signal(self, number: int, _: FrameType | None) -> None:
+    def _told_to_stop(self) -> None:
         if self._stopping.is_set():
+            logger.info("told again: ending the slots at once")
             for slot in self._slots:
                 slot.signal(signal.SIGKILL)
-        logger.info("signal %d: releasing trials", number)
+        logger.info("told to stop: releasing trials")
         self._stopping.set()
 
     def _stop(self) -> None:
@@ -148,7 +151,26 @@ class Supervisor:
             except subprocess.TimeoutExpired:
                 logger.warning("%s did not stop in time", slot.config.worker)
             slot.signal(signal.SIGKILL)
-            self._close(slot, release=True, reason="")
+        with Client(self._client.url, self._client.key, patience_seconds=LAST_PATIENCE_SECONDS) as client:
+            self._release_all(client)
+
+    def _release_all(self, client: Client) -> None:
+        """Give back what the slots told of, and what they were given while they were told to stop."""
+        deadline = time.monotonic() + STOP_SECONDS
+        for slot in self._slots:
+            if time.monotonic() > deadline:
+                logger.warning("the service does not answer; leases not given back end by themselves")
+                return
+            self._close(slot, release=True, reason="", client=client)
+        # an answer may have been on its way when a slot hung up
+        names = {slot.config.worker for slot in self._slots}
+        try:
+            for trial in client.trials(self._slots[0].config.study, state="RUNNING"):
+                if trial.worker in names:
+                    for claimed in client.claim(trial.study_id, trial.worker).trials:
+                        client.release(claimed)
+        except BoServiceError as error:
+            logger.warning("trials may be left until their leases end: %s", error)
 
     def _look_after(self, slot: SlotProcess) -> None:
         assert slot.process is not None
@@ -191,27 +213,35 @@ class Supervisor:
             slot.start(self._environment)
 
     def _close(
-        self, slot: SlotProcess, *, reason: str, timed_out: bool = False, release: bool = False
+        self,
+        slot: SlotProcess,
+        *,
+        reason: str,
+        timed_out: bool = False,
+        release: bool = False,
+        client: Client | None = None,
     ) -> None:
         """Speak for a slot that no longer can; a death may be retried, a timeout only by the study's policy."""
+        client = client or self._client
         with slot.lock:
             trial_id, lease = slot.trial_id, slot.lease
             slot.trial_id = slot.lease = slot.command_group = None
         if trial_id is None or lease is None:
             return
         try:
-            held = self._held(trial_id, lease)
+            held = self._held(trial_id, lease, client)
             if release:
-                self._client.release(held)
+                client.release(held)
             else:
-                self._client.fail(
+                client.fail(
                     held, reason, exit="timeout" if timed_out else "error", retry=None if timed_out else True
                 )
         except BoServiceError as error:
             logger.warning("trial %s was closed otherwise: %s", trial_id, error)
 
-    def _held(self, trial_id: str, lease: str) -> ClaimedTrial:
-        raw = dict(self._client.trial(trial_id).raw) | {"lease": lease, "lease_seconds": 60.0, "attempt": 0}
+    @staticmethod
+    def _held(trial_id: str, lease: str, client: Client) -> ClaimedTrial:
+        raw = dict(client.trial(trial_id).raw) | {"lease": lease, "lease_seconds": 60.0, "attempt": 0}
         return ClaimedTrial.from_json(raw)
 
 

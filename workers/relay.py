@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import socket
 import threading
 import time
@@ -23,10 +22,14 @@ from workers.house import Housekeeper, guarded
 from workers.notifier import notifier_of
 from workers.presence import Presence
 from workers.pusher import Pusher
+from workers.stopping import end_within, on_stop
 from workers.tasks import Desk
 
 POLL_SECONDS: Final = 1.0
 """Without a word from the database the relay looks this often."""
+
+STOP_SECONDS: Final = 4.0
+"""A relay told to stop ends after so long, whatever it is at."""
 
 logger = logging.getLogger(__name__)
 
@@ -57,10 +60,14 @@ class Relay:
                 next_round = time.monotonic() + settings.reaper_seconds
             self.awake.wait(min(POLL_SECONDS, settings.reaper_seconds))
 
-    def stop(self, *_: object) -> None:
-        """End after the round under way."""
+    def stop(self) -> None:
+        """End after the round under way, or in the midst of it where a broker or database does not answer.
+
+        A message that was not sent, or not marked as sent, is sent by another relay or the next one.
+        """
         self.stopping.set()
         self.awake.set()
+        end_within(STOP_SECONDS)
 
     def _relay(self) -> int:
         after = timedelta(seconds=self.services.settings.job_resend_seconds)
@@ -90,8 +97,7 @@ def main() -> None:
     pusher = Pusher(send=partial(send_push, settings=settings), awake=awake)
     services = open_services(settings, on_jobs=awake.set, on_study=pusher.heard, on_gap=pusher.missed)
     relay = Relay(services=services, send=partial(send, settings=settings), pusher=pusher, awake=awake)
-    signal.signal(signal.SIGTERM, relay.stop)
-    signal.signal(signal.SIGINT, relay.stop)
+    on_stop(relay.stop)
     presence = Presence(
         name=f"relay-{os.getpid()}@{socket.gethostname()}",
         role=Role.RELAY,

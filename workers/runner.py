@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from bo_service.bootstrap import Services
 from bo_service.domain.ids import JobId, new_lease_token
 from bo_service.domain.job import Job
-from bo_service.orchestrator.reap import claim_job, crash_job, renew_job
+from bo_service.orchestrator.reap import claim_job, crash_job, release_job, renew_job
 from workers.house import guarded
 from workers.tasks import Desk
 
@@ -37,6 +37,10 @@ class Runner:
         with self._lease_kept(job):
             try:
                 self.desk.run(job)
+            except SystemExit:
+                # told to stop, and not to wait for the fit
+                guarded(lambda: release_job(job, uow=uow), what=f"giving back job {job.id}")
+                raise
             except Exception:  # the worker boundary: whatever a model does, the worker lives
                 logger.exception("job %s of study %s failed", job.id, job.study_id)
                 crash_job(job, traceback.format_exc(limit=-6), uow=uow)

@@ -41,9 +41,13 @@ class Bell:
         self._waiting: dict[StudyId, set[asyncio.Event]] = defaultdict(set)
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self.is_closed = False
+        """Whether the process is about to end, so that whoever would wait should answer instead."""
 
     async def wait(self, study_id: StudyId, *, seconds: float) -> bool:
-        """Return when the study changes or the time is over; True where it changed."""
+        """Return when the study changes or the time is over; True where it changed. At once when closed."""
+        if self.is_closed:
+            return False
         self._loop = asyncio.get_running_loop()
         rung = asyncio.Event()
         with self._lock:
@@ -71,6 +75,11 @@ class Bell:
         with self._lock:
             waiting = [rung for of_study in self._waiting.values() for rung in of_study]
         self._wake(waiting)
+
+    def close(self) -> None:
+        """End all waiting, now and from now on; called on the event loop, where nobody is about to wait."""
+        self.is_closed = True
+        self.ring_all()
 
     def _wake(self, waiting: list[asyncio.Event]) -> None:
         if self._loop is not None and not self._loop.is_closed():

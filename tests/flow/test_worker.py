@@ -98,6 +98,66 @@ def test_sigterm_releases_the_trial(service, client: Client, study: str) -> None
     assert (trial.state, trial.raw["attempts"]) == ("QUEUED", 1)
 
 
+def test_a_trial_whose_answer_was_on_its_way_is_given_back(service, client: Client, study: str) -> None:
+    """A proxy keeps the first claim's answer to itself until the worker, told to stop, has hung up."""
+    import threading
+    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+    is_given, may_go_on = threading.Event(), threading.Event()
+
+    class Holding(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers.get("content-length", "0")))
+            sent = {k: v for k, v in self.headers.items() if k.lower() not in ("host", "content-length")}
+            answer = httpx2.request(
+                self.command, service.url + self.path, content=body, headers=sent, timeout=60
+            )
+            if self.path.endswith("/trials") and self.command == "POST" and not is_given.is_set():
+                is_given.set()
+                may_go_on.wait(30)
+                self.close_connection = True
+                return
+            self.send_response(answer.status_code)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(answer.content)))
+            self.end_headers()
+            self.wfile.write(answer.content)
+
+        do_GET = do_POST
+
+        def log_message(self, *_: object) -> None: ...
+
+    proxy = ThreadingHTTPServer(("127.0.0.1", 0), Holding)
+    threading.Thread(target=proxy.serve_forever, daemon=True).start()
+    try:
+        options = ("--objective", "worker_objectives:hangs", "--url", f"http://127.0.0.1:{proxy.server_port}")
+        process = worker(service, study, *options, BO_URL="")
+        assert is_given.wait(60)
+        assert client.study(study).counts["RUNNING"] == 1
+        process.terminate()
+        code, _, err = finish(process)
+        assert code == 0, err
+    finally:
+        may_go_on.set()
+        proxy.shutdown()
+        proxy.server_close()
+    (trial,) = client.trials(study)
+    assert (trial.state, trial.raw["attempts"]) == ("QUEUED", 1), err
+
+
+def test_a_worker_told_to_stop_does_not_wait_for_a_service_that_is_away(start_service, make_spec) -> None:
+    away = start_service()
+    with Client(away.url, away.key) as client:
+        study = client.create_study(make_spec()).id
+        process = worker(away, study, "--objective", "worker_objectives:hangs", "--slots", "2")
+        until(lambda: client.study(study).counts["RUNNING"] == 2)
+    away.kill()
+    started = time.monotonic()
+    process.terminate()
+    assert finish(process, 60)[0] == 0
+    assert time.monotonic() - started < 40
+
+
 def test_a_slot_that_is_killed_is_restarted_and_its_trial_tried_again(
     service, client: Client, make_spec, tmp_path: Path
 ) -> None:

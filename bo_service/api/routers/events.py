@@ -70,7 +70,7 @@ async def _lines(
             yield f"id: {event.seq}\nevent: {event.kind.value}\ndata: {json.dumps(event_view(event))}\n\n"
         if len(events) == BATCH:
             continue
-        if not follow:
+        if not follow or context.bell.is_closed:
             return
         silent = 0.0 if events else silent + POLL_SECONDS
         if silent >= SILENCE_SECONDS:

@@ -95,13 +95,17 @@ async def claim(study: str, body: ClaimIn, request: Request, caller: Worker, con
         if answer.status_code != 202:
             CLAIMS.labels("given" if latest is not None and latest.trials else "none").inc()
             return answer
-        if left <= 0 or await request.is_disconnected():
+        answer.headers["Retry-After"] = str(int(RETRY_AFTER_SECONDS))
+        if left <= 0 or context.bell.is_closed:
             CLAIMS.labels("waiting").inc()
-            answer.headers["Retry-After"] = str(int(RETRY_AFTER_SECONDS))
             return answer
         assert latest is not None  # a repeated answer is never a 202
         with WAITING.track_inprogress():
             await context.bell.wait(latest.study_id, seconds=min(left, POLL_SECONDS))
+        # whoever hung up meanwhile must not be given a trial
+        if await request.is_disconnected():
+            CLAIMS.labels("waiting").inc()
+            return answer
 
 
 def _claim_view(reply: ClaimReply) -> tuple[int, dict[str, Any]]:

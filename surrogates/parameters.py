@@ -26,8 +26,12 @@ class Condition:
     values: tuple[Value, ...]
 
 
+LARGEST: Final = 1.7976931348623157e308
+"""The largest double: integers may lie beyond."""
+
+
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
 
 
 def _number(value: object) -> float:

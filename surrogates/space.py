@@ -127,7 +127,8 @@ class SearchSpace:
     @property
     def n_configurations(self) -> float:
         """How many configurations exist, conditions and constraints ignored; infinite with a continuous one."""
-        return math.prod(parameter.n_levels for parameter in self.parameters)
+        # as floats: the product of many large integers is an integer that no float can hold
+        return math.prod(float(parameter.n_levels) for parameter in self.parameters)
 
     def is_active(self, parameter: Parameter, configuration: Configuration) -> bool:
         """Whether the parameter has a meaning under the values given to its ancestors."""

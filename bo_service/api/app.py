@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import bo_service
 from bo_service.api.context import ApiContext
+from bo_service.api.documented import document
 from bo_service.api.errors import install_error_handlers, problem_response
 from bo_service.api.front import Front
 from bo_service.api.routers import (
@@ -96,6 +97,8 @@ def build_app(context: ApiContext, *, lifespan: Lifespan | None = None, tracing:
         docs_url="/docs",
         redoc_url=None,
         telemetry={"tracing": tracing, "operation_spans": False, "metrics": False, "logs": False},
+        # the address of a redirect would come from the Host header, and a key might travel there
+        redirect_slashes=False,
     )
     app.state.context = context
     app.add_middleware(BodyLimit, max_bytes=context.max_body_bytes)
@@ -113,6 +116,7 @@ def build_app(context: ApiContext, *, lifespan: Lifespan | None = None, tracing:
     # routes are tried in order: the hot ones first
     for module in (trials, studies, suggestions, events, surrogates, webhooks, keys, operations, health):
         app.include_router(module.router)
+    document(app)
     return app
 
 

@@ -211,7 +211,8 @@ async def identify(request: Request) -> Caller:
             "no API key", hint="send the header Authorization: Bearer <key>; `bo up` prints one"
         )
     if scheme.lower() != "bearer":
-        raise Unauthorized(f"unknown scheme {scheme!r}", hint="use Authorization: Bearer <key>")
+        # not repeated: a key sent without its scheme stands there
+        raise Unauthorized("unknown scheme", hint="use Authorization: Bearer <key>")
     key_hash = hash_key(key.strip())
     caller = context.memory.get(key_hash)
     if caller is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from bo_service.domain.errors import (
     Conflict,
@@ -55,6 +57,10 @@ TITLES: Final = {
 
 HTTP_CODES: Final = {404: "not_found", 405: "method_not_allowed", 413: "payload_too_large"}
 
+UNREADABLE: Final = Problem("body", "cannot be read as JSON", "send valid JSON in UTF-8, nested less deeply")
+
+METHODS: Final = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
+
 logger = logging.getLogger(__name__)
 
 
@@ -64,6 +70,16 @@ def status_of(error: ServiceError) -> int:
         if kind in STATUSES:
             return STATUSES[kind]
     return 500
+
+
+class ProblemResponse(JSONResponse):
+    """A problem document; it may repeat names from the request, and those may hold what UTF-8 cannot."""
+
+    media_type = "application/problem+json"
+
+    def render(self, content: Any) -> bytes:
+        text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        return text.encode("utf-8", "replace")
 
 
 def problem_response(
@@ -88,9 +104,18 @@ def problem_response(
         body["hint"] = hint
     if problems:
         body["problems"] = [{"field": p.path, "reason": p.reason, "hint": p.hint or None} for p in problems]
-    return JSONResponse(
-        body | (extras or {}), status_code=status, headers=headers, media_type="application/problem+json"
-    )
+    return ProblemResponse(body | (extras or {}), status_code=status, headers=headers)
+
+
+def _methods_of(request: Request) -> list[str]:
+    return [
+        method
+        for method in METHODS
+        if any(
+            route.matches({**request.scope, "method": method})[0] is Match.FULL
+            for route in request.app.routes
+        )
+    ]
 
 
 def install_error_handlers(app: FastAPI) -> None:
@@ -123,9 +148,16 @@ def install_error_handlers(app: FastAPI) -> None:
         return problem_response(422, Invalid.code, detail, problems=problems)
 
     @app.exception_handler(HTTPException)
-    def on_http_error(_: Request, error: HTTPException) -> JSONResponse:
+    def on_http_error(request: Request, error: HTTPException) -> JSONResponse:
+        if error.status_code == 400:
+            # FastAPI could not read the body: not UTF-8, nested without end, numbers of thousands of digits
+            return problem_response(422, Invalid.code, str(UNREADABLE), problems=[UNREADABLE])
         code = HTTP_CODES.get(error.status_code, "http_error")
-        return problem_response(error.status_code, code, str(error.detail), headers=dict(error.headers or {}))
+        headers = dict(error.headers or {})
+        if error.status_code == 405:
+            # Starlette names the methods of the first route with this path alone
+            headers["Allow"] = ", ".join(_methods_of(request))
+        return problem_response(error.status_code, code, str(error.detail), headers=headers)
 
     @app.exception_handler(Exception)
     def on_defect(request: Request, error: Exception) -> JSONResponse:

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal
+from datetime import UTC, datetime
+from typing import Annotated, Final, Literal
 
+from fastapi import Path, Query
 from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
+    StrictBool,
     StrictInt,
     ValidationInfo,
     field_validator,
 )
 
+from bo_service.domain.free_json import FreeJson, Text, checked_text
+from bo_service.domain.ids import SuggestionId, TrialId
 from bo_service.domain.proposal import Measurement
 from bo_service.domain.records import Scope
+from bo_service.domain.spec import StudyName
 from bo_service.domain.trial import TrialState
 from bo_service.domain.webhook import LISTENABLE, NoticeKind, WebhookFormat
 
@@ -43,7 +49,13 @@ def _number(value: object) -> object:
         raise ValueError("the number is too large for a double") from error
 
 
-AnyNumber = Annotated[float, BeforeValidator(_number)]
+AnyNumber = Annotated[
+    float,
+    BeforeValidator(
+        _number,
+        json_schema_input_type=float | Literal["nan", "inf", "-inf", "infinity", "-infinity"],
+    ),
+]
 
 
 class Body(BaseModel):
@@ -63,14 +75,50 @@ def _measurement(value: object) -> object:
     return value if isinstance(value, Mapping) else {"value": value}
 
 
-MetricsIn = Annotated[
-    dict[str, Annotated[MeasurementIn, BeforeValidator(_measurement)]], Field(min_length=1, max_length=50)
+MetricName = Annotated[str, AfterValidator(checked_text), Field(max_length=256)]
+AnyMeasurement = Annotated[
+    MeasurementIn, BeforeValidator(_measurement, json_schema_input_type=MeasurementIn | AnyNumber)
 ]
+MetricsIn = Annotated[dict[MetricName, AnyMeasurement], Field(min_length=1, max_length=50)]
 
-WorkerName = Annotated[str, Field(min_length=1, max_length=256)]
-Lease = Annotated[str, Field(min_length=1, max_length=64)]
-Reason = Annotated[str, Field(max_length=65_536)]
-Cost = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+WorkerName = Annotated[Text, Field(min_length=1, max_length=256)]
+Lease = Annotated[Text, Field(min_length=1, max_length=64)]
+Reason = Annotated[Text, Field(max_length=65_536)]
+Cost = Annotated[float, Field(strict=True, ge=0, le=1e100)]
+"""In the user's own unit; so far below the largest double that no sum of costs overflows."""
+
+
+ID: Final = r"^[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{12}$"
+StudyKey = Annotated[
+    str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._:/-]*$", max_length=128, description="id or name")
+]
+TrialKey = Annotated[TrialId, Path(pattern=ID)]
+SuggestionKey = Annotated[SuggestionId, Path(pattern=ID)]
+KeyId = Annotated[str, Path(pattern=ID)]
+WebhookKey = Annotated[str, Path(pattern=ID)]
+DeliveryKey = Annotated[str, Path(pattern=ID)]
+
+Limit = Annotated[int, Query(ge=1, le=1000)]
+Cursor = Annotated[Text, Query(max_length=512, description="next_cursor of the page before")]
+EventSeq = Annotated[int, Query(ge=0, le=2**53)]
+
+
+def _in_utc(at: datetime) -> datetime:
+    """The instant; a time without a zone is in UTC."""
+    try:
+        return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("lies outside the calendar of years 1 to 9999") from error
+
+
+def _dated(text: object) -> object:
+    # pydantic takes a bare number for seconds since 1970, or milliseconds, whichever it looks like
+    if isinstance(text, str) and text.strip().lstrip("+-").replace(".", "", 1).isdigit():
+        raise ValueError("give a date and time such as 2026-01-31T12:00:00Z")
+    return text
+
+
+Instant = Annotated[datetime, BeforeValidator(_dated), AfterValidator(_in_utc)]
 
 
 def measurements(metrics: Mapping[str, MeasurementIn]) -> dict[str, Measurement]:
@@ -87,8 +135,8 @@ class ReasonIn(Body):
 class BranchIn(Body):
     """The new study's name and the fields of its specification that differ."""
 
-    name: str
-    changes: dict[str, Any] = Field(default_factory=dict)
+    name: StudyName
+    changes: FreeJson = Field(default_factory=dict)
 
 
 class ClaimIn(Body):
@@ -96,11 +144,11 @@ class ClaimIn(Body):
 
     worker: WorkerName
     count: Annotated[StrictInt, Field(ge=1, le=100)] = 1
-    wait_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    fixed: dict[str, Any] = Field(default_factory=dict)
-    lease_seconds: Annotated[float, Field(ge=1, le=86_400)] | None = None
-    reclaim: bool = True
-    push: Annotated[str, Field(max_length=36)] | None = Field(
+    wait_seconds: Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)] = 0.0
+    fixed: FreeJson = Field(default_factory=dict)
+    lease_seconds: Annotated[float, Field(strict=True, ge=1, le=86_400)] | None = None
+    reclaim: StrictBool = True
+    push: Annotated[Text, Field(max_length=36)] | None = Field(
         None, description="the push in the message that woke the worker: one trial at most, and no waiting"
     )
 
@@ -130,15 +178,15 @@ class CompleteIn(LeaseIn):
 
     metrics: MetricsIn
     cost: Cost | None = None
-    metadata: dict[str, Any] = Field(default_factory=dict)
-    stopped_early: bool = False
+    metadata: FreeJson = Field(default_factory=dict)
+    stopped_early: StrictBool = False
 
 
 class FailIn(LeaseIn):
     """An attempt that ended without a result."""
 
     reason: Reason
-    retry: bool | None = None
+    retry: StrictBool | None = None
     exit: Literal["error", "timeout"] = "error"
 
 
@@ -151,35 +199,33 @@ class InfeasibleIn(LeaseIn):
 class AttachIn(Body):
     """A finished trial."""
 
-    parameters: dict[str, Any]
-    metrics: Annotated[
-        dict[str, Annotated[MeasurementIn, BeforeValidator(_measurement)]], Field(max_length=50)
-    ] = Field(default_factory=dict)
+    parameters: FreeJson
+    metrics: Annotated[dict[MetricName, AnyMeasurement], Field(max_length=50)] = Field(default_factory=dict)
     state: TrialState = TrialState.COMPLETED
     cost: Cost | None = None
     reason: Reason | None = None
-    metadata: dict[str, Any] = Field(default_factory=dict)
+    metadata: FreeJson = Field(default_factory=dict)
 
 
 class EnqueueIn(Body):
     """A configuration to evaluate next."""
 
-    parameters: dict[str, Any]
+    parameters: FreeJson
 
 
 class KeyIn(Body):
     """A new API key."""
 
-    name: Annotated[str, Field(min_length=1, max_length=128)]
+    name: Annotated[Text, Field(min_length=1, max_length=128)]
     scope: Scope
     project: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=128)] | None = None
-    expires_in_seconds: Annotated[float, Field(ge=1, le=10 * 365 * 86_400)] | None = None
+    expires_in_seconds: Annotated[float, Field(strict=True, ge=1, le=10 * 365 * 86_400)] | None = None
 
 
 class RotateIn(Body):
     """How long the key that is replaced still works."""
 
-    grace_seconds: Annotated[float, Field(ge=0, le=30 * 86_400)] = 0.0
+    grace_seconds: Annotated[float, Field(strict=True, ge=0, le=30 * 86_400)] = 0.0
 
 
 def _listenable(kind: NoticeKind) -> NoticeKind:
@@ -191,9 +237,9 @@ def _listenable(kind: NoticeKind) -> NoticeKind:
 class WebhookIn(Body):
     """Whom to tell, of what."""
 
-    url: Annotated[str, Field(min_length=1, max_length=2048)]
+    url: Annotated[Text, Field(min_length=1, max_length=2048)]
     kinds: Annotated[
         list[Annotated[NoticeKind, AfterValidator(_listenable)]], Field(min_length=1, max_length=10)
     ] = list(LISTENABLE)
-    study: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+    study: StudyName | None = None
     format: WebhookFormat = WebhookFormat.JSON

@@ -37,13 +37,14 @@ def given_trial(body: AttachIn) -> GivenTrial:
 
 def from_json_lines(text: str) -> list[GivenTrial | Problem]:
     """One row a line; a line that cannot be read becomes its problem."""
-    return [_json_row(line) for line in text.splitlines() if line.strip()]
+    # JSON may hold other line separators inside its texts
+    return [_json_row(line) for line in text.split("\n") if line.strip()]
 
 
 def _json_row(line: str) -> GivenTrial | Problem:
     try:
         content = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return Problem("", f"is not JSON: {error}", "write one JSON object a line")
     if not isinstance(content, dict):
         return Problem("", "is not a JSON object", 'write {"parameters": {...}, "metrics": {...}}')
@@ -74,10 +75,14 @@ def columns(spec: StudySpec) -> list[str]:
 def from_csv(text: str, spec: StudySpec) -> list[GivenTrial | Problem]:
     """Rows of a CSV with a header; an empty cell is an absent value.
 
-    Raises: Invalid where the header has a column that belongs to nothing, or lacks an objective.
+    Raises: Invalid where the text is no CSV, or the header has a column that belongs to nothing, or lacks an objective.
     """
-    reader = csv.DictReader(io.StringIO(text.removeprefix("\ufeff")))
-    header = reader.fieldnames or []
+    try:
+        reader = csv.DictReader(io.StringIO(text.removeprefix("\ufeff"), newline=""))
+        header = list(reader.fieldnames or [])
+        rows = list(reader)
+    except csv.Error as error:
+        raise Invalid([Problem("body", f"is not CSV: {error}")]) from error
     allowed = columns(spec)
     problems = [
         Problem(f"header.{name}", "belongs to no parameter or metric", f"columns: {', '.join(allowed)}")
@@ -91,7 +96,7 @@ def from_csv(text: str, spec: StudySpec) -> list[GivenTrial | Problem]:
     ]
     if problems:
         raise Invalid(problems)
-    return [_csv_row(row, spec) for row in reader]
+    return [_csv_row(row, spec) for row in rows]
 
 
 def _csv_row(row: Mapping[str | None, Any], spec: StudySpec) -> GivenTrial | Problem:

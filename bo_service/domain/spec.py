@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, StrictInt
+from pydantic import Field, StrictBool, StrictInt
 
+from bo_service.domain.free_json import FreeJson, Text
 from bo_service.domain.spec_parameters import (
     AnyConstraint,
     AnyParameter,
@@ -19,6 +20,10 @@ from surrogates.space import SearchSpace
 
 Shares = dict[str, Number]
 WireConfiguration = dict[str, Scalar | Shares]
+
+MAX_COUNT = 10_000_000
+
+StudyName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._:/-]*$", max_length=128)]
 
 Goal = Literal["minimize", "maximize", "constraint", "track"]
 
@@ -64,7 +69,7 @@ class RetryPolicy(Model):
 
     max_attempts: Annotated[StrictInt, Field(ge=1, le=100)] = 3
     lease_seconds: Annotated[Number, Field(ge=1, le=86_400)] = 60
-    retry_failures: bool = Field(False, description="also try again when the objective raised")
+    retry_failures: StrictBool = Field(False, description="also try again when the objective raised")
     non_finite: Literal["failed", "infeasible"] = Field(
         "failed", description="how NaN and infinity close a trial"
     )
@@ -73,22 +78,22 @@ class RetryPolicy(Model):
 class StoppingRules(Model):
     """The study stops when any rule holds; checked at every result and before every suggestion."""
 
-    max_trials: Annotated[StrictInt, Field(ge=1, le=10_000_000)] | None = None
+    max_trials: Annotated[StrictInt, Field(ge=1, le=MAX_COUNT)] | None = None
     max_cost: Annotated[Number, Field(gt=0)] | None = None
     max_seconds: Annotated[Number, Field(gt=0)] | None = Field(None, description="wall time since creation")
     target: Number | None = Field(None, description="single objective: stop when reached")
-    no_improvement_trials: Annotated[StrictInt, Field(ge=1)] | None = None
+    no_improvement_trials: Annotated[StrictInt, Field(ge=1, le=MAX_COUNT)] | None = None
     max_failure_rate: Annotated[Number, Field(gt=0, le=1)] | None = Field(
         None, description="share of closed trials that failed, once there are min_failures"
     )
-    min_failures: Annotated[StrictInt, Field(ge=1)] = 5
+    min_failures: Annotated[StrictInt, Field(ge=1, le=MAX_COUNT)] = 5
 
 
 class SurrogateChoice(Model):
     """Which plug-in models the metrics, and its options."""
 
-    name: Annotated[str, Field(max_length=64)] = "gp"
-    options: dict[str, Any] = Field(default_factory=dict)
+    name: Annotated[Text, Field(max_length=64)] = "gp"
+    options: FreeJson = Field(default_factory=dict)
 
 
 ObjectiveName = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$", max_length=256)]
@@ -113,7 +118,7 @@ Acquisition = Literal["auto", "logei", "qlognei", "qlogei", "qlognehvi", "qlogeh
 class StudySpec(Model):
     """Everything the submitter says about a study."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._:/-]*$", max_length=128)]
+    name: StudyName
     parameters: Annotated[list[AnyParameter], Field(min_length=1, max_length=1000)]
     constraints: Annotated[list[AnyConstraint], Field(max_length=200)] = Field(default_factory=list)
     metrics: Annotated[list[Metric], Field(min_length=1, max_length=50)]
@@ -124,11 +129,11 @@ class StudySpec(Model):
     stopping: StoppingRules = StoppingRules()
     surrogate: SurrogateChoice = SurrogateChoice()
     acquisition: Acquisition = "auto"
-    staleness: Annotated[StrictInt, Field(ge=0)] | None = Field(
+    staleness: Annotated[StrictInt, Field(ge=0, le=MAX_COUNT)] | None = Field(
         None, description="results a suggestion may lag behind; by default the number of running trials"
     )
     push: PushPolicy | None = Field(None, description="for a service with a broker")
-    metadata: dict[str, Any] = Field(default_factory=dict)
+    metadata: FreeJson = Field(default_factory=dict)
 
     @cached_property
     def space(self) -> SearchSpace:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 from bo_service.domain.spec import Metric, StudySpec
 from bo_service.domain.spec_parameters import (
@@ -17,6 +18,9 @@ from bo_service.domain.spec_parameters import (
 from surrogates import parameters as space
 from surrogates.errors import InvalidConfiguration, Problem
 from surrogates.space import linear_terms
+
+MAX_STEPS: Final = 2**54
+"""Beyond so many, neighbours on a grid are the same double."""
 
 
 def problems_of(spec: StudySpec) -> list[Problem]:
@@ -73,6 +77,8 @@ def _range(parameter: FloatParameter | IntParameter, path: str) -> Iterator[Prob
         yield Problem(f"{path}.step", f"{parameter.step} is not positive")
     elif parameter.step is not None and parameter.low < parameter.high < parameter.low + parameter.step:
         yield Problem(f"{path}.step", f"{parameter.step} is larger than the range", "choose a smaller step")
+    elif parameter.step is not None and parameter.high - parameter.low > MAX_STEPS * parameter.step:
+        yield Problem(f"{path}.step", f"{parameter.step} divides the range too finely", "leave it out")
     if abs(parameter.low) > 1e300 or abs(parameter.high) > 1e300:
         yield Problem(f"{path}.high", "bounds beyond 1e300 overflow", "rescale the parameter")
 

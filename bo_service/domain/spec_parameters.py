@@ -8,6 +8,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, StrictInt
 
+from bo_service.domain.free_json import MAX_NUMBER, text_flaw
 from surrogates import parameters as space
 from surrogates.space import LinearConstraint
 
@@ -18,17 +19,19 @@ MAX_TEXT: Final = 256
 
 
 def _scalar(value: object) -> bool | int | float | str:
-    if isinstance(value, bool | int):
+    if isinstance(value, bool) or (isinstance(value, int) and abs(value) <= MAX_NUMBER):
         return value
     if isinstance(value, float) and math.isfinite(value):
         return value
     if isinstance(value, str) and len(value) <= MAX_TEXT:
+        if reason := text_flaw(value):
+            raise ValueError(reason)
         return value
     raise ValueError(f"give a text of at most {MAX_TEXT} characters, a finite number, true or false")
 
 
 def _number(value: object) -> int | float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MAX_NUMBER:
         raise ValueError("give a finite number without quotes")
     return value
 
@@ -241,4 +244,6 @@ class Constraint(Model):
         )
 
 
-AnyConstraint = Annotated[Constraint, BeforeValidator(parse_constraint)]
+AnyConstraint = Annotated[
+    Constraint, BeforeValidator(parse_constraint, json_schema_input_type=Constraint | str)
+]

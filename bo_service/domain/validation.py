@@ -51,7 +51,7 @@ def _readable(location: list[Any]) -> list[str]:
         text = str(part)
         is_tag = text in PARAMETER_TAGS and position and isinstance(location[position - 1], int)
         is_union_member = text.startswith(("dict[", "constrained-", "function-", "json-or-python", "union["))
-        if not is_tag and not is_union_member:
+        if not is_tag and not is_union_member and text != "[key]":
             parts.append(text)
     return parts
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
@@ -9,6 +10,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from bo_service.domain.errors import Invalid, MeaningChanged
+from bo_service.domain.free_json import MAX_NUMBER
 from bo_service.domain.ids import ProjectId
 from bo_service.domain.records import Event, EventKind
 from bo_service.domain.spec import StudySpec
@@ -141,20 +143,25 @@ def _widen(parameters: list[dict[str, Any]], widen: Any) -> None:
 def _shrinks(parameter: Mapping[str, Any], field: str, value: Any) -> str | None:
     """Why the new value of a field would leave something out; None where it does not, or the schema will speak."""
     if field in ("low", "high"):
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        return _bound_shrinks(parameter, field, value) if is_number else None
+        return _bound_shrinks(parameter, field, value) if _is_number(value) else None
     if not isinstance(value, list):
         return None
     old = parameter[field]
     return _components_shrink(old, value) if field == "components" else _choices_shrink(field, old, value)
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= MAX_NUMBER
+
+
 def _bound_shrinks(parameter: Mapping[str, Any], field: str, value: float) -> str | None:
     old, step = parameter[field], parameter.get("step")
     if (value > old) if field == "low" else (value < old):
         return f"{value:g} would leave out values from {old:g}"
-    if field == "low" and step is not None and abs((old - value) / step - round((old - value) / step)) > 1e-9:
-        return f"{value:g} shifts the grid of step {step:g}"
+    if field == "low" and step is not None:
+        n_steps = (old - value) / step
+        if math.isinf(n_steps) or abs(n_steps - round(n_steps)) > 1e-9:
+            return f"{value:g} shifts the grid of step {step:g}"
     return None
 
 
@@ -168,13 +175,16 @@ def _choices_shrink(field: str, old: list[Any], new: list[Any]) -> str | None:
 
 
 def _components_shrink(old: list[dict[str, Any]], new: list[Any]) -> str | None:
-    given = {component.get("name"): component for component in new if isinstance(component, Mapping)}
+    given = {
+        component["name"]: component
+        for component in new
+        if isinstance(component, Mapping) and isinstance(component.get("name"), str)
+    }
     if set(given) != {component["name"] for component in old}:
         return "adds or leaves out a component"
     for component in old:
         wider = given[component["name"]]
         low, high = wider.get("low", 0.0), wider.get("high", 1.0)
-        are_numbers = isinstance(low, int | float) and isinstance(high, int | float)
-        if are_numbers and (low > component["low"] or high < component["high"]):
+        if _is_number(low) and _is_number(high) and (low > component["low"] or high < component["high"]):
             return f"narrows the share of {component['name']}"
     return None

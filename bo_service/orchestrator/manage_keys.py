@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 
-from bo_service.domain.errors import Conflict, Invalid
+from bo_service.domain.errors import Conflict, Forbidden, Invalid
 from bo_service.domain.ids import ProjectId, new_id
 from bo_service.domain.records import ApiKey, Scope
 from bo_service.orchestrator.ports import UnitOfWork
@@ -29,15 +29,30 @@ def hash_key(key: str) -> str:
 
 
 def create_key(
-    name: str, scope: Scope, *, project: str, lifetime: timedelta | None = None, uow: UnitOfWork
+    name: str,
+    scope: Scope,
+    *,
+    project: str,
+    is_new_project: bool = False,
+    lifetime: timedelta | None = None,
+    uow: UnitOfWork,
 ) -> tuple[ApiKey, str]:
-    """A new key bound to a project (created where missing); the text is shown this once."""
+    """A new key bound to a project (created where missing); the text is shown this once.
+
+    Raises: Forbidden where the project should be new and is not.
+    """
     text = f"bo_{secrets.token_urlsafe(32)}"
     with uow() as store:
         now = store.now()
+        make = store.records.add_project if is_new_project else store.records.ensure_project
+        project_id = make(project, now=now)
+        if project_id is None:
+            raise Forbidden(
+                f"project {project!r} has keys of its own", hint="ask an admin of that project for a key"
+            )
         key = ApiKey(
             id=new_id(),
-            project_id=store.records.ensure_project(project, now=now),
+            project_id=project_id,
             project=project,
             name=name,
             scope=scope,

@@ -275,6 +275,9 @@ class Records(Protocol):
 
     def ensure_project(self, name: str, *, now: datetime) -> ProjectId: ...
 
+    def add_project(self, name: str, *, now: datetime) -> ProjectId | None:
+        """A new project; None where there is one of this name."""
+
     def add_key(self, key: ApiKey) -> None: ...
 
     def key_by_hash(self, key_hash: str) -> ApiKey | None: ...

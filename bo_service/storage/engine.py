@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, create_engine, event, func, make_url, select
@@ -25,6 +26,32 @@ def _compact(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"), allow_nan=False)
 
 
+MARK: Final = "\x00"
+"""Stands in no text: JSONB cannot hold it."""
+
+
+def _compact_for_jsonb(value: Any) -> str:
+    """JSON that comes back from JSONB as it was: 1e23 would come back as the integer 10**23, which is another number.
+
+    JSONB keeps the zero behind the point, so large floats are spelled out with one.
+    """
+    text = _compact(value)
+    if "e+" not in text:
+        return text
+    escaped = json.dumps(MARK)[1:-1]
+    return _compact(_spelled_out(value)).replace(f'"{escaped}', "").replace(f'{escaped}"', "")
+
+
+def _spelled_out(value: Any) -> Any:
+    if isinstance(value, float) and "e+" in repr(value):
+        return f"{MARK}{Decimal(repr(value)):f}.0{MARK}"
+    if isinstance(value, Mapping):
+        return {name: _spelled_out(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_spelled_out(inner) for inner in value]
+    return value
+
+
 def open_engine(url: str, *, pool_size: int = 20, statement_seconds: float | None = None) -> Engine:
     """An engine for a `sqlite:///path` or `postgresql+psycopg://...` URL; statements may be limited on PostgreSQL."""
     parsed = make_url(url)
@@ -37,7 +64,7 @@ def open_engine(url: str, *, pool_size: int = 20, statement_seconds: float | Non
         max_overflow=pool_size,
         pool_timeout=30.0 if statement_seconds is None else statement_seconds,
         pool_pre_ping=False,  # a ping costs every request a round trip; after a restart a few are sent again
-        json_serializer=_compact,
+        json_serializer=_compact_for_jsonb,
         connect_args={"options": options, "application_name": "bo-service"},
     )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final
 
 from sqlalchemy import Connection, Text, bindparam, delete, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
@@ -13,7 +12,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from bo_service.domain.errors import NotFound
 from bo_service.domain.ids import FitId, ProjectId, StudyId, TrialId, new_id
 from bo_service.domain.records import WAKING, ApiKey, AuditEntry, Event, Fit, Page, StoredReply
-from bo_service.storage.cursors import decode_cursor, encode_cursor
+from bo_service.storage.cursors import Cursors
 from bo_service.storage.rows import audit_from, event_from, fit_from, key_from
 from bo_service.storage.tables import (
     ApiKeyRow,
@@ -34,9 +33,6 @@ FITS = table_of(FitRow)
 REPLIES = table_of(IdempotencyRow)
 WORKERS = table_of(WorkerRow)
 
-MAX_SEQ: Final = 2**63 - 1
-"""A cursor may hold any number; the databases' integers end here."""
-
 _INSERT_EVENT = insert(EVENTS)
 _N_SLOTS = select(func.coalesce(func.sum(WORKERS.c.slots), 0)).where(
     WORKERS.c.study_id == bindparam("study"), WORKERS.c.last_seen_at >= bindparam("since")
@@ -55,6 +51,12 @@ _SAW = {
 }
 
 
+_ADD_PROJECT = {
+    dialect.dialect.name: dialect.insert(PROJECTS)
+    .on_conflict_do_nothing(index_elements=[PROJECTS.c.name])
+    .returning(PROJECTS.c.id)
+    for dialect in (sqlite, postgresql)
+}
 _LOCK_REPLY = select(func.pg_advisory_xact_lock(func.hashtextextended(bindparam("name", type_=Text), 0)))
 _REPLY = select(REPLIES).where(
     REPLIES.c.project_id == bindparam("of_project"), REPLIES.c.key == bindparam("of_key")
@@ -126,11 +128,15 @@ class SqlRecords:
         return [fit_from(row, state=None) for row in self.connection.execute(query)]
 
     def ensure_project(self, name: str, *, now: datetime) -> ProjectId:
-        found = self.connection.execute(select(PROJECTS.c.id).where(PROJECTS.c.name == name)).scalar()
-        if found is None:
-            found = new_id()
-            self.connection.execute(insert(PROJECTS), {"id": found, "name": name, "created_at": now})
-        return ProjectId(found)
+        by_name = select(PROJECTS.c.id).where(PROJECTS.c.name == name)
+        found = self.connection.execute(by_name).scalar() or self.add_project(name, now=now)
+        # of two that make it at once, the later one finds the earlier one's
+        return ProjectId(found or self.connection.execute(by_name).scalar_one())
+
+    def add_project(self, name: str, *, now: datetime) -> ProjectId | None:
+        values = {"id": new_id(), "name": name, "created_at": now}
+        added = self.connection.execute(_ADD_PROJECT[self.connection.dialect.name], values).scalar()
+        return None if added is None else ProjectId(added)
 
     def add_key(self, key: ApiKey) -> None:
         self.connection.execute(
@@ -190,12 +196,13 @@ class SqlRecords:
 
     def audit(self, project_id: ProjectId, *, cursor: str | None, limit: int) -> Page[AuditEntry]:
         query = select(AUDIT).where(AUDIT.c.project_id == project_id)
+        cursors = Cursors("audit", project_id)
         if cursor is not None:
-            (before,) = decode_cursor(cursor, int)
-            query = query.where(AUDIT.c.seq < min(before, MAX_SEQ))
+            (before,) = cursors.read(cursor, int)
+            query = query.where(AUDIT.c.seq < before)
         rows = self.connection.execute(query.order_by(AUDIT.c.seq.desc()).limit(limit + 1)).all()
         found = [audit_from(row) for row in rows[:limit]]
-        return Page(items=found, next_cursor=encode_cursor(found[-1].seq) if len(rows) > limit else None)
+        return Page(items=found, next_cursor=cursors.after(found[-1].seq) if len(rows) > limit else None)
 
     def reply(self, project_id: ProjectId, key: str) -> StoredReply | None:
         if self.connection.dialect.name == "postgresql":

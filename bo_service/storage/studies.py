@@ -13,7 +13,7 @@ from bo_service.domain.errors import NameTaken, NotFound
 from bo_service.domain.ids import ProjectId, StudyId, TrialId
 from bo_service.domain.records import Page
 from bo_service.domain.study import Study, StudyState
-from bo_service.storage.cursors import decode_cursor, encode_cursor
+from bo_service.storage.cursors import Cursors
 from bo_service.storage.rows import study_from, study_values
 from bo_service.storage.tables import StudyRow, TrialRow, table_of
 
@@ -103,19 +103,20 @@ class SqlStudies:
         cursor: str | None,
         limit: int,
     ) -> Page[Study]:
+        cursors = Cursors("studies", project_id)
         query = select(STUDIES).where(STUDIES.c.project_id == project_id)
         if state is not None:
             query = query.where(STUDIES.c.state == state.value)
         if updated_since is not None:
             query = query.where(STUDIES.c.updated_at >= updated_since)
         if cursor is not None:
-            (last,) = decode_cursor(cursor, str)
+            (last,) = cursors.read(cursor, str)
             query = query.where(STUDIES.c.id < last)
         rows = self.connection.execute(query.order_by(STUDIES.c.id.desc()).limit(limit + 1)).all()
         more = len(rows) > limit
         return Page(
             items=[study_from(row) for row in rows[:limit]],
-            next_cursor=encode_cursor(rows[limit - 1].id) if more else None,
+            next_cursor=cursors.after(rows[limit - 1].id) if more else None,
         )
 
 

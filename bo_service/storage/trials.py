@@ -14,7 +14,7 @@ from bo_service.domain.ids import StudyId, TrialId
 from bo_service.domain.proposal import Measurement, Parameters
 from bo_service.domain.records import Observation, Page
 from bo_service.domain.trial import Attempt, AttemptExit, Trial, TrialState
-from bo_service.storage.cursors import decode_cursor, decode_time_cursor, encode_cursor
+from bo_service.storage.cursors import Cursors
 from bo_service.storage.rows import attempt_from, new_trial_values, trial_from, trial_values
 from bo_service.storage.tables import AttemptRow, ObservationRow, TrialRow, table_of
 
@@ -118,19 +118,19 @@ class SqlTrials:
             query = query.where(TRIALS.c.state.in_([state.value for state in states]))
         if worker is not None:
             query = query.where(TRIALS.c.worker == worker)
+        cursors = _cursors(study_id, by_change=updated_since is not None, newest_first=newest_first)
         if updated_since is not None:
-            query = _after_change(query.where(TRIALS.c.updated_at >= updated_since), cursor)
+            query = _after_change(query.where(TRIALS.c.updated_at >= updated_since), cursor, cursors)
         else:
-            query = _after_number(query, cursor, newest_first=newest_first)
+            query = _after_number(query, cursor, cursors, newest_first=newest_first)
         rows = self.connection.execute(query.limit(limit + 1)).all()
         next_cursor = None
         if len(rows) > limit:
             last = rows[limit - 1]
-            by_change = updated_since is not None
             next_cursor = (
-                encode_cursor(last.updated_at.isoformat(), last.id)
-                if by_change
-                else encode_cursor(last.number)
+                cursors.after(last.number)
+                if updated_since is None
+                else cursors.after(last.updated_at.isoformat(), last.id)
             )
         return Page(items=[trial_from(row) for row in rows[:limit]], next_cursor=next_cursor)
 
@@ -256,17 +256,24 @@ def _observation(
     }
 
 
-def _after_number(query: Select[Any], cursor: str | None, *, newest_first: bool) -> Select[Any]:
+def _cursors(study_id: StudyId, *, by_change: bool, newest_first: bool) -> Cursors:
+    order = "changed" if by_change else "-number" if newest_first else "number"
+    return Cursors(f"trials/{order}", study_id)
+
+
+def _after_number(
+    query: Select[Any], cursor: str | None, cursors: Cursors, *, newest_first: bool
+) -> Select[Any]:
     number = TRIALS.c.number
     if cursor is not None:
-        (last,) = decode_cursor(cursor, int)
+        (last,) = cursors.read(cursor, int)
         query = query.where(number < last if newest_first else number > last)
     return query.order_by(number.desc() if newest_first else number)
 
 
-def _after_change(query: Select[Any], cursor: str | None) -> Select[Any]:
+def _after_change(query: Select[Any], cursor: str | None, cursors: Cursors) -> Select[Any]:
     changed, trial_id = TRIALS.c.updated_at, TRIALS.c.id
     if cursor is not None:
-        last, last_id = decode_time_cursor(cursor)
+        last, last_id = cursors.read(cursor, datetime, str)
         query = query.where((changed > last) | ((changed == last) & (trial_id > last_id)))
     return query.order_by(changed, trial_id)

@@ -19,7 +19,7 @@ from bo_service.domain.webhook import (
     Webhook,
     WebhookFormat,
 )
-from bo_service.storage.cursors import decode_cursor, encode_cursor
+from bo_service.storage.cursors import Cursors
 from bo_service.storage.rows import Row
 from bo_service.storage.tables import DeliveryRow, WebhookRow, table_of
 
@@ -120,17 +120,18 @@ class SqlWebhooks:
     def deliveries(
         self, webhook_id: WebhookId, *, state: DeliveryState | None, cursor: str | None, limit: int
     ) -> Page[Delivery]:
+        cursors = Cursors("deliveries", webhook_id)
         query = select(DELIVERIES).where(DELIVERIES.c.webhook_id == webhook_id)
         if state is not None:
             query = query.where(DELIVERIES.c.state == state.value)
         if cursor is not None:
-            (last,) = decode_cursor(cursor, str)
+            (last,) = cursors.read(cursor, str)
             query = query.where(DELIVERIES.c.id < last)
         rows = self.connection.execute(query.order_by(DELIVERIES.c.id.desc()).limit(limit + 1)).all()
         more = len(rows) > limit
         return Page(
             items=[_delivery_from(row) for row in rows[:limit]],
-            next_cursor=encode_cursor(rows[limit - 1].id) if more else None,
+            next_cursor=cursors.after(rows[limit - 1].id) if more else None,
         )
 
     def due(self, *, now: datetime, without: Sequence[WebhookId], limit: int) -> Sequence[WebhookId]:

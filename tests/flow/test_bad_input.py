@@ -332,7 +332,7 @@ def test_a_revoked_key_ends(service, http: httpx2.Client) -> None:
 
 
 def test_keys_and_the_audit_log_refuse_what_makes_no_sense(http: httpx2.Client) -> None:
-    refused(http.post("/v1/keys/none/rotate"), 404, "not_found")
+    refused(http.post("/v1/keys/00000000-0000-7000-8000-000000000000/rotate"), 404, "not_found")
     made = http.post("/v1/keys", json={"name": "r", "scope": "viewer"}).json()
     body = {"grace_seconds": -1}
     refused(http.post(f"/v1/keys/{made['id']}/rotate", json=body), 422, "validation_failed", "grace_seconds")

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator
 from typing import Annotated, Final
 
-from fastapi import APIRouter, Header, Query, Request
+from fastapi import APIRouter, Header, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
+from bo_service.api import answers
 from bo_service.api.context import ApiContext, Context, Viewer
+from bo_service.api.documented import says
+from bo_service.api.schemas import EventSeq, StudyKey
 from bo_service.api.views import event_view
 from bo_service.domain.errors import Invalid
 from bo_service.domain.ids import StudyId
@@ -24,20 +28,26 @@ POLL_SECONDS: Final = 0.5
 SILENCE_SECONDS: Final = 15.0
 """A comment is sent after so long without events, so that a dead connection is noticed."""
 
+_ID: Final = re.compile("[0-9]{1,15}")
 
-@router.get("/studies/{study}/events")
+
+@router.get(
+    "/studies/{study}/events",
+    **says("stream_events", None, media={"text/event-stream": answers.StreamedEvent}),
+)
 async def stream(
-    study: str,
+    study: StudyKey,
     request: Request,
     caller: Viewer,
     context: Context,
-    after: Annotated[int, Query(ge=0)] = 0,
+    after: EventSeq = 0,
     follow: bool = True,
     last_event_id: Annotated[str | None, Header()] = None,
 ) -> StreamingResponse:
     """Everything that happened after an id, then what happens next; `follow=false` ends with what is there."""
     if last_event_id is not None:
-        if not last_event_id.isdigit():
+        # digits beyond ASCII and beyond what the database counts are no ids
+        if not _ID.fullmatch(last_event_id):
             raise Invalid([Problem("Last-Event-ID", f"{last_event_id!r} is not an id of this stream")])
         after = int(last_event_id)
 

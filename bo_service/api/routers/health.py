@@ -9,20 +9,23 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
 import bo_service
+from bo_service.api import answers
 from bo_service.api.context import ApiContext, Context, Viewer
+from bo_service.api.documented import says
+from bo_service.api.operation_answers import Readiness
 from bo_service.domain.errors import ServiceError
 from bo_service.domain.job import Queue, Role, ServiceProcess
 
 router = APIRouter(tags=["health"])
 
 
-@router.get("/healthz")
+@router.get("/healthz", **says("is_alive", answers.Alive))
 async def alive() -> JSONResponse:
     """The process answers."""
     return JSONResponse({"status": "ok"})
 
 
-@router.get("/readyz")
+@router.get("/readyz", **says("is_ready", Readiness, also={503: Readiness}))
 def ready(context: Context) -> JSONResponse:
     """503 where this process cannot serve: no database, old tables, a dead compute child of its own.
 
@@ -69,7 +72,7 @@ def _beside(processes: Sequence[ServiceProcess]) -> dict[str, dict[str, Any]]:
     return {"compute": compute, "broker": broker}
 
 
-@router.get("/v1/info")
+@router.get("/v1/info", **says("read_info", answers.Info))
 async def info(caller: Viewer) -> JSONResponse:
     """The version, and who the key says you are."""
     return JSONResponse(

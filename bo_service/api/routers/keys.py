@@ -8,24 +8,47 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
+from bo_service.api import answers
 from bo_service.api.context import Admin, Context
+from bo_service.api.documented import leads, says
 from bo_service.api.idempotency import once
-from bo_service.api.schemas import KeyIn, RotateIn
+from bo_service.api.schemas import KeyId, KeyIn, RotateIn
 from bo_service.api.views import key_view
+from bo_service.domain.errors import Forbidden
 from bo_service.orchestrator.manage_keys import create_key, revoke_key, rotate_key
 from bo_service.orchestrator.ports import UnitOfWork
 
 router = APIRouter(prefix="/v1/keys", tags=["keys"])
 
 
-@router.post("", status_code=201)
+@router.post(
+    "",
+    **says(
+        "create_key",
+        answers.NewKey,
+        status=201,
+        is_once=True,
+        leads_to={"rotate": leads("rotate_key", key="/id"), "revoke": leads("revoke_key", key="/id")},
+    ),
+)
 def create(body: KeyIn, request: Request, caller: Admin, context: Context) -> Response:
-    """A new key; its text is in this answer and nowhere else."""
+    """A new key; its text is in this answer and nowhere else.
+
+    An admin makes keys for its own project. An admin of the operators' project may also make the first key of a new
+    project.
+    """
+    project = body.project or caller.project
+    is_new = project != caller.project
+    if is_new and not caller.is_operator:
+        # the same words whether there is such a project or not
+        raise Forbidden(
+            f"a key of project {caller.project!r} makes keys for this project alone", hint="leave project out"
+        )
     lifetime = None if body.expires_in_seconds is None else timedelta(seconds=body.expires_in_seconds)
 
     def act(uow: UnitOfWork) -> tuple[int, dict[str, Any]]:
         key, text = create_key(
-            body.name, body.scope, project=body.project or caller.project, lifetime=lifetime, uow=uow
+            body.name, body.scope, project=project, is_new_project=is_new, lifetime=lifetime, uow=uow
         )
         return 201, key_view(key) | {"key": text}
 
@@ -33,16 +56,16 @@ def create(body: KeyIn, request: Request, caller: Admin, context: Context) -> Re
     return once(request, body, act, caller=caller, context=context, shown_once="key")
 
 
-@router.get("")
+@router.get("", **says("list_keys", answers.KeyPage))
 def page(caller: Admin, context: Context) -> JSONResponse:
     """The keys of the caller's project, those that ended too."""
     with context.uow(read_only=True) as store:
         return JSONResponse({"items": [key_view(key) for key in store.records.keys(caller.project_id)]})
 
 
-@router.post("/{key}/rotate", status_code=201)
+@router.post("/{key}/rotate", **says("rotate_key", answers.NewKey, status=201, is_once=True))
 def rotate(
-    key: str, request: Request, caller: Admin, context: Context, body: RotateIn | None = None
+    key: KeyId, request: Request, caller: Admin, context: Context, body: RotateIn | None = None
 ) -> Response:
     """A new key in a key's place; the old one still works for `grace_seconds`."""
     given = body or RotateIn()
@@ -57,8 +80,8 @@ def rotate(
     return answer
 
 
-@router.delete("/{key}")
-def revoke(key: str, caller: Admin, context: Context) -> JSONResponse:
+@router.delete("/{key}", **says("revoke_key", answers.Key))
+def revoke(key: KeyId, caller: Admin, context: Context) -> JSONResponse:
     """End a key; other processes follow within seconds."""
     revoked = revoke_key(key, project_id=caller.project_id, uow=context.uow)
     context.memory.clear()

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Final
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from bo_service.api import operation_answers as answers
 from bo_service.api.context import Admin, Context, Operator
+from bo_service.api.documented import says
 from bo_service.api.metrics import exposition
+from bo_service.api.schemas import Cursor, Limit
 from bo_service.api.views import audit_view, census_view
+
+METRICS_TYPE: Final = CONTENT_TYPE_LATEST.partition(";")[0]
 
 router = APIRouter(tags=["operations"])
 
 
-@router.get("/metrics")
+@router.get("/metrics", **says("read_metrics", None, media={METRICS_TYPE: "a line for each number"}))
 def metrics(caller: Operator, context: Context) -> Response:
     """The whole service in Prometheus' text format, for any key of the operators' project."""
     del caller
@@ -24,7 +29,7 @@ def metrics(caller: Operator, context: Context) -> Response:
     return Response(text, media_type=CONTENT_TYPE_LATEST)
 
 
-@router.get("/v1/status")
+@router.get("/v1/status", **says("read_status", answers.Status))
 def status(caller: Operator, context: Context) -> JSONResponse:
     """What runs, what waits, what troubles it: the whole service at this moment."""
     del caller
@@ -32,12 +37,12 @@ def status(caller: Operator, context: Context) -> JSONResponse:
     return JSONResponse(census_view(survey.census(), survey.totals()))
 
 
-@router.get("/v1/audit")
+@router.get("/v1/audit", **says("list_audit", answers.AuditPage))
 def audit(
     caller: Admin,
     context: Context,
-    cursor: str | None = None,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    cursor: Cursor | None = None,
+    limit: Limit = 100,
 ) -> JSONResponse:
     """Who changed what in the caller's project, newest first; what workers do is told by the studies' events."""
     with context.uow(read_only=True) as store:

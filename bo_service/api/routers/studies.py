@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Any, Final, Literal
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
+from bo_service.api import answers
 from bo_service.api.context import ApiContext, Caller, Context, Editor, Viewer
+from bo_service.api.documented import from_path, leads, says
 from bo_service.api.idempotency import once
-from bo_service.api.schemas import BranchIn, ReasonIn
+from bo_service.api.schemas import BranchIn, Cursor, Instant, Limit, ReasonIn, StudyKey
 from bo_service.api.tables import to_csv, to_json_lines
 from bo_service.api.views import fit_view, study_summary, study_view, trial_view
 from bo_service.domain.errors import Invalid
@@ -27,8 +28,29 @@ from surrogates.errors import Problem
 
 router = APIRouter(prefix="/v1/studies", tags=["studies"])
 
-Limit = Annotated[int, Query(ge=1, le=1000)]
-EXPORT_PAGE = 1000
+EXPORT_PAGE: Final = 1000
+
+TO_STUDY: Final = {
+    "read": leads("read_study", study="/id"),
+    "edit": leads("edit_study", study="/id"),
+    "claim": leads("claim_trials", study="/id"),
+    "attach": leads("attach_trial", study="/id"),
+    "enqueue": leads("enqueue_configuration", study="/id"),
+    "trials": leads("list_trials", study="/id"),
+    "suggestions": leads("list_suggestions", study="/id"),
+    "fits": leads("list_fits", study="/id"),
+    "pareto": leads("read_front", study="/id"),
+    "pause": leads("pause_study", study="/id"),
+    "stop": leads("stop_study", study="/id"),
+}
+AGAIN: Final = {
+    "resume": from_path("resume_study", study="study"),
+    "claim": from_path("claim_trials", study="study"),
+}
+EXPORTS: Final = {
+    "text/csv": "a header and one line for every closed trial",
+    "application/x-ndjson": "one JSON object for every closed trial",
+}
 
 
 def full_view(study: Study, *, store: Store) -> dict[str, Any]:
@@ -44,7 +66,7 @@ def refuse_push_without_broker(push: Any, *, context: ApiContext, path: str = "p
         raise Invalid([Problem(path, "this service has no broker to push trials through", hint)])
 
 
-@router.post("", status_code=201)
+@router.post("", **says("create_study", answers.StudyInFull, status=201, is_once=True, leads_to=TO_STUDY))
 def create(spec: StudySpec, request: Request, caller: Editor, context: Context) -> Response:
     """Create a study; its first suggestions are on the way when this returns."""
     refuse_push_without_broker(spec.push, context=context)
@@ -60,13 +82,16 @@ def create(spec: StudySpec, request: Request, caller: Editor, context: Context) 
     )
 
 
-@router.get("")
+@router.get(
+    "",
+    **says("list_studies", answers.StudyPage, leads_to={"read": leads("read_study", study="/items/0/id")}),
+)
 def page(
     caller: Viewer,
     context: Context,
     state: StudyState | None = None,
-    updated_since: datetime | None = None,
-    cursor: str | None = None,
+    updated_since: Instant | None = None,
+    cursor: Cursor | None = None,
     limit: Limit = 100,
 ) -> JSONResponse:
     """Studies of the key's project, newest first, without their specifications."""
@@ -77,15 +102,15 @@ def page(
     return JSONResponse({"items": [study_summary(s) for s in found.items], "next_cursor": found.next_cursor})
 
 
-@router.get("/{study}")
-def read(study: str, caller: Viewer, context: Context) -> JSONResponse:
+@router.get("/{study}", **says("read_study", answers.StudyInFull))
+def read(study: StudyKey, caller: Viewer, context: Context) -> JSONResponse:
     """One study, by id or by name."""
     with context.uow(read_only=True) as store:
         return JSONResponse(full_view(store.studies.find(caller.project_id, study), store=store))
 
 
-@router.patch("/{study}")
-def edit(study: str, changes: dict[str, Any], caller: Editor, context: Context) -> JSONResponse:
+@router.patch("/{study}", **says("edit_study", answers.StudyInFull))
+def edit(study: StudyKey, changes: dict[str, Any], caller: Editor, context: Context) -> JSONResponse:
     """Widen ranges, change budgets, policies, surrogate or metadata; anything else needs a branch."""
     refuse_push_without_broker(changes.get("push"), context=context)
     edited = edit_study(study, changes, project_id=caller.project_id, uow=context.uow)
@@ -93,8 +118,17 @@ def edit(study: str, changes: dict[str, Any], caller: Editor, context: Context) 
         return JSONResponse(full_view(edited, store=store))
 
 
-@router.post("/{study}/branch", status_code=201)
-def branch(study: str, body: BranchIn, request: Request, caller: Editor, context: Context) -> Response:
+@router.post(
+    "/{study}/branch",
+    **says(
+        "branch_study",
+        answers.Branch,
+        status=201,
+        is_once=True,
+        leads_to={"read": leads("read_study", study="/study/id")},
+    ),
+)
+def branch(study: StudyKey, body: BranchIn, request: Request, caller: Editor, context: Context) -> Response:
     """A new study from this one's specification with some fields replaced, and the trials still valid in it."""
     refuse_push_without_broker(body.changes.get("push"), context=context, path="changes.push")
 
@@ -128,40 +162,40 @@ def _move(
     return once(request, body or ReasonIn(), act, caller=caller, context=context)
 
 
-@router.post("/{study}/pause")
+@router.post("/{study}/pause", **says("pause_study", answers.Study, is_once=True, leads_to=AGAIN))
 def pause(
-    study: str, request: Request, caller: Editor, context: Context, body: ReasonIn | None = None
+    study: StudyKey, request: Request, caller: Editor, context: Context, body: ReasonIn | None = None
 ) -> Response:
     """Give out no more trials; running ones go on."""
     return _move(study, StudyState.PAUSED, body, request=request, caller=caller, context=context)
 
 
-@router.post("/{study}/resume")
+@router.post("/{study}/resume", **says("resume_study", answers.Study, is_once=True, leads_to=AGAIN))
 def resume(
-    study: str, request: Request, caller: Editor, context: Context, body: ReasonIn | None = None
+    study: StudyKey, request: Request, caller: Editor, context: Context, body: ReasonIn | None = None
 ) -> Response:
     """Give out trials again; also closes the breaker."""
     return _move(study, StudyState.ACTIVE, body, request=request, caller=caller, context=context)
 
 
-@router.post("/{study}/stop")
+@router.post("/{study}/stop", **says("stop_study", answers.Study, is_once=True, leads_to=AGAIN))
 def stop(
-    study: str, request: Request, caller: Editor, context: Context, body: ReasonIn | None = None
+    study: StudyKey, request: Request, caller: Editor, context: Context, body: ReasonIn | None = None
 ) -> Response:
     """End the search; running trials are told to stop, results are still taken."""
     return _move(study, StudyState.STOPPED, body, request=request, caller=caller, context=context)
 
 
-@router.post("/{study}/archive")
+@router.post("/{study}/archive", **says("archive_study", answers.Study, is_once=True))
 def archive(
-    study: str, request: Request, caller: Editor, context: Context, body: ReasonIn | None = None
+    study: StudyKey, request: Request, caller: Editor, context: Context, body: ReasonIn | None = None
 ) -> Response:
     """Close the study for good; it can still be read."""
     return _move(study, StudyState.ARCHIVED, body, request=request, caller=caller, context=context)
 
 
-@router.get("/{study}/best")
-def best(study: str, caller: Viewer, context: Context) -> JSONResponse:
+@router.get("/{study}/best", **says("read_best", answers.Best))
+def best(study: StudyKey, caller: Viewer, context: Context) -> JSONResponse:
     """The best feasible trial of a study with one objective, or why there is none."""
     with context.uow(read_only=True) as store:
         found = store.studies.find(caller.project_id, study)
@@ -175,8 +209,8 @@ def best(study: str, caller: Viewer, context: Context) -> JSONResponse:
     return JSONResponse({"trial": trial_view(trial) if trial else None, "reason": reason})
 
 
-@router.get("/{study}/pareto")
-def pareto(study: str, caller: Viewer, context: Context) -> JSONResponse:
+@router.get("/{study}/pareto", **says("read_front", answers.Pareto))
+def pareto(study: StudyKey, caller: Viewer, context: Context) -> JSONResponse:
     """The feasible trials that no other dominates."""
     with context.uow(read_only=True) as store:
         found = store.studies.find(caller.project_id, study)
@@ -189,8 +223,8 @@ def pareto(study: str, caller: Viewer, context: Context) -> JSONResponse:
     )
 
 
-@router.get("/{study}/fits")
-def fits(study: str, caller: Viewer, context: Context, limit: Limit = 20) -> JSONResponse:
+@router.get("/{study}/fits", **says("list_fits", answers.FitPage))
+def fits(study: StudyKey, caller: Viewer, context: Context, limit: Limit = 20) -> JSONResponse:
     """The latest fits, newest first."""
     with context.uow(read_only=True) as store:
         found = store.studies.find(caller.project_id, study)
@@ -198,9 +232,9 @@ def fits(study: str, caller: Viewer, context: Context, limit: Limit = 20) -> JSO
     return JSONResponse({"items": [fit_view(fit) for fit in items]})
 
 
-@router.get("/{study}/export")
+@router.get("/{study}/export", **says("export_trials", None, media=EXPORTS))
 def export(
-    study: str,
+    study: StudyKey,
     caller: Viewer,
     context: Context,
     format: Literal["csv", "jsonl"] = "jsonl",  # noqa: A002

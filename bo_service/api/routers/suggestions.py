@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
+from bo_service.api import answers
 from bo_service.api.context import Context, Editor, Viewer, Worker
+from bo_service.api.documented import from_path, leads, says
 from bo_service.api.idempotency import once
-from bo_service.api.schemas import EnqueueIn
+from bo_service.api.schemas import EnqueueIn, Limit, StudyKey, SuggestionKey
 from bo_service.api.views import suggestion_view
 from bo_service.domain.errors import NotFound
-from bo_service.domain.ids import SuggestionId
 from bo_service.domain.suggestion import SuggestionState
 from bo_service.orchestrator.enqueue_configuration import cancel_suggestion, enqueue_configuration
 
 router = APIRouter(prefix="/v1", tags=["suggestions"])
 
 
-@router.post("/studies/{study}/suggestions", status_code=201)
-def enqueue(study: str, body: EnqueueIn, request: Request, caller: Worker, context: Context) -> Response:
+@router.post(
+    "/studies/{study}/suggestions",
+    **says(
+        "enqueue_configuration",
+        answers.Suggestion,
+        status=201,
+        is_once=True,
+        leads_to={
+            "read": leads("read_suggestion", suggestion="/id"),
+            "cancel": leads("cancel_suggestion", suggestion="/id"),
+            "claim": from_path("claim_trials", study="study"),
+        },
+    ),
+)
+def enqueue(study: StudyKey, body: EnqueueIn, request: Request, caller: Worker, context: Context) -> Response:
     """Have this configuration evaluated before the generated ones."""
     return once(
         request,
@@ -36,13 +48,20 @@ def enqueue(study: str, body: EnqueueIn, request: Request, caller: Worker, conte
     )
 
 
-@router.get("/studies/{study}/suggestions")
+@router.get(
+    "/studies/{study}/suggestions",
+    **says(
+        "list_suggestions",
+        answers.SuggestionPage,
+        leads_to={"read": leads("read_suggestion", suggestion="/items/0/id")},
+    ),
+)
 def page(
-    study: str,
+    study: StudyKey,
     caller: Viewer,
     context: Context,
     state: SuggestionState | None = None,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    limit: Limit = 100,
 ) -> JSONResponse:
     """Suggestions, newest first."""
     with context.uow(read_only=True) as store:
@@ -52,8 +71,8 @@ def page(
     return JSONResponse({"items": [suggestion_view(s) for s in found]})
 
 
-@router.get("/suggestions/{suggestion}")
-def read(suggestion: SuggestionId, caller: Viewer, context: Context) -> JSONResponse:
+@router.get("/suggestions/{suggestion}", **says("read_suggestion", answers.Suggestion))
+def read(suggestion: SuggestionKey, caller: Viewer, context: Context) -> JSONResponse:
     """One suggestion with its provenance."""
     with context.uow(read_only=True) as store:
         found = store.suggestions.get(suggestion)
@@ -62,8 +81,8 @@ def read(suggestion: SuggestionId, caller: Viewer, context: Context) -> JSONResp
     return JSONResponse(suggestion_view(found))
 
 
-@router.delete("/suggestions/{suggestion}")
-def cancel(suggestion: SuggestionId, caller: Editor, context: Context) -> JSONResponse:
+@router.delete("/suggestions/{suggestion}", **says("cancel_suggestion", answers.Suggestion))
+def cancel(suggestion: SuggestionKey, caller: Editor, context: Context) -> JSONResponse:
     """Take a prepared suggestion back."""
     return JSONResponse(
         suggestion_view(cancel_suggestion(suggestion, project_id=caller.project_id, uow=context.uow))

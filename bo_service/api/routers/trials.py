@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response
 
+from bo_service.api import answers
 from bo_service.api.context import ApiContext, Caller, Context, Editor, Viewer, Worker, promptly
+from bo_service.api.documented import from_path, leads, says
 from bo_service.api.idempotency import once
 from bo_service.api.metrics import CLAIMS, TELLS, WAITING
 from bo_service.api.schemas import (
     AttachIn,
     ClaimIn,
     CompleteIn,
+    Cursor,
     FailIn,
     InfeasibleIn,
+    Instant,
     LeaseIn,
+    Limit,
     ProgressIn,
     ReasonIn,
+    StudyKey,
+    TrialKey,
+    WorkerName,
     measurements,
 )
 from bo_service.api.tables import from_csv, from_json_lines, given_trial
@@ -35,7 +42,7 @@ from bo_service.api.views import (
     trial_view,
 )
 from bo_service.domain.errors import Invalid
-from bo_service.domain.ids import LeaseToken, PushId, TrialId
+from bo_service.domain.ids import LeaseToken, PushId
 from bo_service.domain.records import EventKind
 from bo_service.domain.trial import AttemptExit, Trial, TrialState
 from bo_service.orchestrator.attach_trials import attach_trial, import_trials
@@ -61,9 +68,38 @@ POLL_SECONDS: Final = 0.25
 
 RETRY_AFTER_SECONDS: Final = 1.0
 
+HELD: Final = "/trials/0/id"
+LEASE: Final = {"lease": "$response.body#/trials/0/lease"}
+TABLES: Final = {
+    "text/csv": "a header and one line a trial; an empty cell is an absent value",
+    "application/x-ndjson": "one JSON object a line, as attach takes it",
+    "application/jsonl": "the same",
+}
 
-@router.post("/studies/{study}/trials")
-async def claim(study: str, body: ClaimIn, request: Request, caller: Worker, context: Context) -> Response:
+
+@router.post(
+    "/studies/{study}/trials",
+    **says(
+        "claim_trials",
+        answers.Claimed,
+        also={202: answers.NothingYet},
+        is_once=True,
+        leads_to={
+            "read": leads("read_trial", trial=HELD),
+            "heartbeat": leads("renew_lease", body=LEASE, trial=HELD),
+            "observe": leads("record_progress", body=LEASE, trial=HELD),
+            "complete": leads("complete_trial", body=LEASE, trial=HELD),
+            "fail": leads("fail_trial", body=LEASE | {"reason": "tried"}, trial=HELD),
+            "infeasible": leads("mark_infeasible", body=LEASE, trial=HELD),
+            "release": leads("release_trial", body=LEASE, trial=HELD),
+            "abandon": leads("abandon_trial", trial=HELD),
+            "cancel": leads("cancel_trial", trial=HELD),
+        },
+    ),
+)
+async def claim(
+    study: StudyKey, body: ClaimIn, request: Request, caller: Worker, context: Context
+) -> Response:
     """Lease trials: the worker's own, queued ones, the user's, fresh suggestions; waits up to `wait_seconds`.
 
     A coroutine, so that a thousand waiting workers hold no thread.
@@ -120,16 +156,19 @@ def _claim_view(reply: ClaimReply) -> tuple[int, dict[str, Any]]:
     return 202, view | {"retry_after_seconds": RETRY_AFTER_SECONDS}
 
 
-@router.get("/studies/{study}/trials")
+@router.get(
+    "/studies/{study}/trials",
+    **says("list_trials", answers.TrialPage, leads_to={"read": leads("read_trial", trial="/items/0/id")}),
+)
 def page(
-    study: str,
+    study: StudyKey,
     caller: Viewer,
     context: Context,
     state: Annotated[list[TrialState] | None, Query()] = None,
-    worker: str | None = None,
-    updated_since: datetime | None = None,
-    cursor: str | None = None,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    worker: WorkerName | None = None,
+    updated_since: Instant | None = None,
+    cursor: Cursor | None = None,
+    limit: Limit = 100,
     order: Literal["number", "-number"] = "number",
 ) -> JSONResponse:
     """Trials by number, or by time of change where `updated_since` is given."""
@@ -146,8 +185,17 @@ def page(
     return JSONResponse({"items": [trial_view(t) for t in found.items], "next_cursor": found.next_cursor})
 
 
-@router.post("/studies/{study}/trials/attach", status_code=201)
-def attach(study: str, body: AttachIn, request: Request, caller: Worker, context: Context) -> Response:
+@router.post(
+    "/studies/{study}/trials/attach",
+    **says(
+        "attach_trial",
+        answers.Trial,
+        status=201,
+        is_once=True,
+        leads_to={"read": leads("read_trial", trial="/id"), "best": from_path("read_best", study="study")},
+    ),
+)
+def attach(study: StudyKey, body: AttachIn, request: Request, caller: Worker, context: Context) -> Response:
     """Record a trial that was evaluated elsewhere."""
     given = given_trial(body)
     return once(
@@ -159,9 +207,12 @@ def attach(study: str, body: AttachIn, request: Request, caller: Worker, context
     )
 
 
-@router.post("/studies/{study}/trials/import")
+@router.post(
+    "/studies/{study}/trials/import",
+    **says("import_trials", answers.Imported, reads=TABLES, is_once=True),
+)
 async def import_many(
-    study: str,
+    study: StudyKey,
     request: Request,
     caller: Editor,
     context: Context,
@@ -224,8 +275,8 @@ def _import(
     return once(request, {"query": query, "body": text}, act, caller=caller, context=context)
 
 
-@router.get("/trials/{trial}")
-def read(trial: TrialId, caller: Viewer, context: Context) -> JSONResponse:
+@router.get("/trials/{trial}", **says("read_trial", answers.TrialInFull))
+def read(trial: TrialKey, caller: Viewer, context: Context) -> JSONResponse:
     """One trial with its attempts, observations and late results."""
     with context.uow(read_only=True) as store:
         found, study = find_trial(trial, project_id=caller.project_id, store=store, lock=False)
@@ -247,8 +298,8 @@ def _heartbeat_view(reply: HeartbeatReply) -> dict[str, Any]:
     }
 
 
-@router.put("/trials/{trial}/heartbeat")
-async def heartbeat(trial: TrialId, body: LeaseIn, caller: Worker, context: Context) -> JSONResponse:
+@router.put("/trials/{trial}/heartbeat", **says("renew_lease", answers.Heartbeat))
+async def heartbeat(trial: TrialKey, body: LeaseIn, caller: Worker, context: Context) -> JSONResponse:
     """Keep the lease, and learn whether to go on."""
     reply = await promptly(
         lambda: renew_lease(trial, LeaseToken(body.lease), project_id=caller.project_id, uow=context.uow),
@@ -257,9 +308,9 @@ async def heartbeat(trial: TrialId, body: LeaseIn, caller: Worker, context: Cont
     return JSONResponse(_heartbeat_view(reply))
 
 
-@router.post("/trials/{trial}/observations")
+@router.post("/trials/{trial}/observations", **says("record_progress", answers.Heartbeat, is_once=True))
 async def progress(
-    trial: TrialId, body: ProgressIn, request: Request, caller: Worker, context: Context
+    trial: TrialKey, body: ProgressIn, request: Request, caller: Worker, context: Context
 ) -> Response:
     """Intermediate values; also keeps the lease."""
     values = measurements(body.metrics)
@@ -288,9 +339,9 @@ async def _close(
     )
 
 
-@router.post("/trials/{trial}/complete")
+@router.post("/trials/{trial}/complete", **says("complete_trial", answers.Trial, is_once=True))
 async def complete(
-    trial: TrialId, body: CompleteIn, request: Request, caller: Worker, context: Context
+    trial: TrialKey, body: CompleteIn, request: Request, caller: Worker, context: Context
 ) -> Response:
     """Close with a result; the next fit is queued in the same transaction."""
     outcome = Outcome(
@@ -309,8 +360,8 @@ async def complete(
     )
 
 
-@router.post("/trials/{trial}/fail")
-async def fail(trial: TrialId, body: FailIn, request: Request, caller: Worker, context: Context) -> Response:
+@router.post("/trials/{trial}/fail", **says("fail_trial", answers.Trial, is_once=True))
+async def fail(trial: TrialKey, body: FailIn, request: Request, caller: Worker, context: Context) -> Response:
     """End the attempt without a result: tried again where the policy says so, else FAILED."""
     how: Literal[AttemptExit.ERROR, AttemptExit.TIMEOUT] = (
         AttemptExit.TIMEOUT if body.exit == "timeout" else AttemptExit.ERROR
@@ -332,9 +383,9 @@ async def fail(trial: TrialId, body: FailIn, request: Request, caller: Worker, c
     )
 
 
-@router.post("/trials/{trial}/infeasible")
+@router.post("/trials/{trial}/infeasible", **says("mark_infeasible", answers.Trial, is_once=True))
 async def infeasible(
-    trial: TrialId, body: InfeasibleIn, request: Request, caller: Worker, context: Context
+    trial: TrialKey, body: InfeasibleIn, request: Request, caller: Worker, context: Context
 ) -> Response:
     """Close as INFEASIBLE: this configuration cannot be evaluated."""
     lease = LeaseToken(body.lease)
@@ -347,9 +398,9 @@ async def infeasible(
     )
 
 
-@router.post("/trials/{trial}/release")
+@router.post("/trials/{trial}/release", **says("release_trial", answers.Trial, is_once=True))
 async def release(
-    trial: TrialId, body: LeaseIn, request: Request, caller: Worker, context: Context
+    trial: TrialKey, body: LeaseIn, request: Request, caller: Worker, context: Context
 ) -> Response:
     """Give the trial back unevaluated; the attempt does not count."""
     lease = LeaseToken(body.lease)
@@ -362,9 +413,9 @@ async def release(
     )
 
 
-@router.post("/trials/{trial}/abandon")
+@router.post("/trials/{trial}/abandon", **says("abandon_trial", answers.Trial, is_once=True))
 async def abandon(
-    trial: TrialId, request: Request, caller: Editor, context: Context, body: ReasonIn | None = None
+    trial: TrialKey, request: Request, caller: Editor, context: Context, body: ReasonIn | None = None
 ) -> Response:
     """Close for good, whoever holds it."""
     given = body or ReasonIn()
@@ -377,9 +428,9 @@ async def abandon(
     )
 
 
-@router.post("/trials/{trial}/cancel")
+@router.post("/trials/{trial}/cancel", **says("cancel_trial", answers.Trial, is_once=True))
 async def cancel(
-    trial: TrialId, request: Request, caller: Editor, context: Context, body: ReasonIn | None = None
+    trial: TrialKey, request: Request, caller: Editor, context: Context, body: ReasonIn | None = None
 ) -> Response:
     """Ask a running trial to stop; close a waiting one."""
     given = body or ReasonIn()

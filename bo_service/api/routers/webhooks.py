@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any, Final
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
+from bo_service.api import operation_answers as answers
 from bo_service.api.context import Caller, Context, Editor, Viewer
+from bo_service.api.documented import from_path, leads, says
 from bo_service.api.idempotency import once
-from bo_service.api.schemas import ReasonIn, WebhookIn
+from bo_service.api.schemas import Cursor, DeliveryKey, Limit, ReasonIn, WebhookIn, WebhookKey
 from bo_service.api.views import delivery_view, webhook_view
 from bo_service.domain.records import Scope
 from bo_service.domain.webhook import DeliveryState, Webhook
@@ -26,14 +28,23 @@ from bo_service.orchestrator.ports import UnitOfWork
 
 router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"])
 
-Limit = Annotated[int, Query(ge=1, le=1000)]
+TO_WEBHOOK: Final = {
+    "read": leads("read_webhook", webhook="/id"),
+    "test": leads("test_webhook", webhook="/id"),
+    "rotate": leads("rotate_webhook", webhook="/id"),
+    "enable": leads("enable_webhook", webhook="/id"),
+    "deliveries": leads("list_deliveries", webhook="/id"),
+    "remove": leads("remove_webhook", webhook="/id"),
+}
 
 
 def _seen_by(caller: Caller, webhook: Webhook) -> dict[str, Any]:
     return webhook_view(webhook, with_path=caller.scope.includes(Scope.EDITOR))
 
 
-@router.post("", status_code=201)
+@router.post(
+    "", **says("create_webhook", answers.WebhookWithSecret, status=201, is_once=True, leads_to=TO_WEBHOOK)
+)
 def create(body: WebhookIn, request: Request, caller: Editor, context: Context) -> Response:
     """Have a URL told of studies; the secret that signs the messages is in this answer and nowhere else."""
     context.check_receiver(body.url)
@@ -50,7 +61,7 @@ def create(body: WebhookIn, request: Request, caller: Editor, context: Context) 
     return once(request, body, act, caller=caller, context=context, shown_once="secret")
 
 
-@router.get("")
+@router.get("", **says("list_webhooks", answers.WebhookPage))
 def page(caller: Viewer, context: Context) -> JSONResponse:
     """The project's webhooks, oldest first; only editors see what follows the host in a URL."""
     with context.uow(read_only=True) as store:
@@ -58,22 +69,22 @@ def page(caller: Viewer, context: Context) -> JSONResponse:
     return JSONResponse({"items": [_seen_by(caller, webhook) for webhook in found]})
 
 
-@router.get("/{webhook}")
-def read(webhook: str, caller: Viewer, context: Context) -> JSONResponse:
+@router.get("/{webhook}", **says("read_webhook", answers.Webhook))
+def read(webhook: WebhookKey, caller: Viewer, context: Context) -> JSONResponse:
     """One webhook."""
     with context.uow(read_only=True) as store:
         return JSONResponse(_seen_by(caller, store.webhooks.find(caller.project_id, webhook)))
 
 
-@router.delete("/{webhook}")
-def remove(webhook: str, caller: Editor, context: Context) -> JSONResponse:
+@router.delete("/{webhook}", **says("remove_webhook", answers.Webhook))
+def remove(webhook: WebhookKey, caller: Editor, context: Context) -> JSONResponse:
     """Remove a webhook and its deliveries, those on their way too."""
     removed = remove_webhook(webhook, project_id=caller.project_id, uow=context.uow)
     return JSONResponse(_seen_by(caller, removed))
 
 
-@router.post("/{webhook}/rotate")
-def rotate(webhook: str, request: Request, caller: Editor, context: Context) -> Response:
+@router.post("/{webhook}/rotate", **says("rotate_webhook", answers.WebhookWithSecret, is_once=True))
+def rotate(webhook: WebhookKey, request: Request, caller: Editor, context: Context) -> Response:
     """A new secret, in this answer and nowhere else; for a day messages carry signatures of both."""
 
     def act(uow: UnitOfWork) -> tuple[int, dict[str, Any]]:
@@ -85,8 +96,8 @@ def rotate(webhook: str, request: Request, caller: Editor, context: Context) -> 
     return once(request, ReasonIn(), act, caller=caller, context=context, shown_once="secret")
 
 
-@router.post("/{webhook}/enable")
-def enable(webhook: str, request: Request, caller: Editor, context: Context) -> Response:
+@router.post("/{webhook}/enable", **says("enable_webhook", answers.Webhook, is_once=True))
+def enable(webhook: WebhookKey, request: Request, caller: Editor, context: Context) -> Response:
     """Tell a disabled webhook again of what happens from now on."""
 
     def act(uow: UnitOfWork) -> tuple[int, dict[str, Any]]:
@@ -95,8 +106,20 @@ def enable(webhook: str, request: Request, caller: Editor, context: Context) -> 
     return once(request, ReasonIn(), act, caller=caller, context=context)
 
 
-@router.post("/{webhook}/test", status_code=201)
-def ping(webhook: str, request: Request, caller: Editor, context: Context) -> Response:
+@router.post(
+    "/{webhook}/test",
+    **says(
+        "test_webhook",
+        answers.Delivery,
+        status=201,
+        is_once=True,
+        leads_to={
+            "deliveries": from_path("list_deliveries", webhook="webhook"),
+            "retry": leads("retry_delivery", webhook="/webhook_id", delivery="/id"),
+        },
+    ),
+)
+def ping(webhook: WebhookKey, request: Request, caller: Editor, context: Context) -> Response:
     """Send a `ping` now; its delivery says what became of it."""
 
     def act(uow: UnitOfWork) -> tuple[int, dict[str, Any]]:
@@ -105,13 +128,13 @@ def ping(webhook: str, request: Request, caller: Editor, context: Context) -> Re
     return once(request, ReasonIn(), act, caller=caller, context=context)
 
 
-@router.get("/{webhook}/deliveries")
+@router.get("/{webhook}/deliveries", **says("list_deliveries", answers.DeliveryPage))
 def deliveries(
-    webhook: str,
+    webhook: WebhookKey,
     caller: Viewer,
     context: Context,
     state: DeliveryState | None = None,
-    cursor: str | None = None,
+    cursor: Cursor | None = None,
     limit: Limit = 100,
 ) -> JSONResponse:
     """The messages of the last days, newest first."""
@@ -123,8 +146,12 @@ def deliveries(
     )
 
 
-@router.post("/{webhook}/deliveries/{delivery}/retry")
-def retry(webhook: str, delivery: str, request: Request, caller: Editor, context: Context) -> Response:
+@router.post(
+    "/{webhook}/deliveries/{delivery}/retry", **says("retry_delivery", answers.Delivery, is_once=True)
+)
+def retry(
+    webhook: WebhookKey, delivery: DeliveryKey, request: Request, caller: Editor, context: Context
+) -> Response:
     """Send a message again now, under its old id."""
 
     def act(uow: UnitOfWork) -> tuple[int, dict[str, Any]]:

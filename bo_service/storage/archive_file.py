@@ -99,7 +99,7 @@ class Fingerprint:
 
 
 def _spelled_out(value: Any) -> Any:
-    """JSON as PostgreSQL gives it back: no exponents, no negative zero."""
+    """As both databases give it back: PostgreSQL's JSON has no exponents, and SQLite no negative zero."""
     if isinstance(value, float):
         return int(Decimal(repr(value))) if abs(value) >= EXACT_BELOW else value + 0.0
     if isinstance(value, dict):
@@ -193,9 +193,20 @@ class ArchivedTable:
 
 def _parsed(line: bytes, number: int) -> Any:
     try:
-        return json.loads(line)
-    except ValueError as error:
+        return json.loads(line, parse_constant=_refused, parse_float=_finite)
+    except (ValueError, RecursionError) as error:
         raise ArchiveError(f"line {number} is no JSON: the file is damaged") from error
+
+
+def _refused(word: str) -> float:
+    """Python reads NaN and Infinity as numbers, which JSON does not know. Raises: ValueError."""
+    raise ValueError(word)
+
+
+def _finite(text: str) -> float:
+    """Python reads 1e999 as infinity; an archive never says so. Raises: ValueError."""
+    value = float(text)
+    return value if math.isfinite(value) else _refused(text)
 
 
 def _decoded(value: Any, decode: Callable[[Any], Any], number: int, column: str) -> Any:

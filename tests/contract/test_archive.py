@@ -424,5 +424,6 @@ def test_every_value_a_database_keeps_arrives(lasting_ends, studies, state) -> N
                     assert spelled(became[column]) == spelled(value)
                     continue
                 assert (became[column], type(became[column])) == (value, type(value)), column
-                if isinstance(value, float):
+                # SQLite keeps whole floats as integers, and so no negative zero
+                if isinstance(value, float) and not new.transactions.is_sqlite:
                     assert math.copysign(1, value) == math.copysign(1, became[column])

@@ -46,6 +46,8 @@ def damaged(archive: bytes, kind: str) -> bytes:
         "half a line": lambda: [*lines[:some], lines[some][:40]],
         "more after the end": lambda: [*lines, b"{}\n"],
         "another column": lambda: [line.replace(b'"fixed_key":"text"', b'"other":"text"') for line in lines],
+        "an infinite number": lambda: [line.replace(b",60.0,", b",1e999,") for line in lines],
+        "no number": lambda: [line.replace(b",60.0,", b",NaN,") for line in lines],
         "an unknown kind": lambda: [
             line.replace(b'"key_hash":"text"', b'"key_hash":"pickle"') for line in lines
         ],
@@ -62,6 +64,8 @@ DAMAGES = {
     "half a line": "cut off",
     "more after the end": "more after",
     "another column": "no column other",
+    "an infinite number": "is no JSON",
+    "no number": "is no JSON",
     "an unknown kind": "no table this version knows",
     "too long a text": "SHA-256|cannot hold",
 }

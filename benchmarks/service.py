@@ -11,7 +11,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import usage
+
 from bo_service.client import Client, Unreachable
+
+MAX_CONNECTIONS = 300
+
+postgres: PostgresServer | None = None
+"""The server started here, if one runs."""
 
 
 @contextmanager
@@ -36,26 +43,62 @@ def running_service(*, database_url: str = "", processes: int = 1) -> Iterator[t
 @contextmanager
 def running_postgres() -> Iterator[str]:
     """The URL of a fresh database: on the server of BO_TEST_POSTGRES_URL, else on one started here."""
-    import psycopg
-    from sqlalchemy import make_url
-
     with tempfile.TemporaryDirectory() as folder:
         url, server = os.environ.get("BO_TEST_POSTGRES_URL"), None
         if url is None:
-            import pgserver
+            server = PostgresServer(Path(folder))
+            url = server.start()
+            globals()["postgres"] = server
+        try:
+            yield new_database(url)
+        finally:
+            if server is not None:
+                server.delete()
 
-            server = pgserver.get_server(folder, cleanup_mode="delete")
-            url = server.get_uri()
-        name = f"bench_{time.time_ns()}"
-        with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
-            connection.execute(f'CREATE DATABASE "{name}"')
-        yield (
-            make_url(url)
-            .set(drivername="postgresql+psycopg", database=name)
-            .render_as_string(hide_password=False)
-        )
-        if server is not None:
-            server.cleanup()
+
+def new_database(url: str) -> str:
+    """The URL of an empty database on the same server."""
+    import psycopg
+    from sqlalchemy import make_url
+
+    name = f"bench_{time.time_ns()}"
+    with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}"')
+    return (
+        make_url(url)
+        .set(drivername="postgresql+psycopg", database=name)
+        .render_as_string(hide_password=False)
+    )
+
+
+class PostgresServer:
+    """A server of the pgserver wheel, as it comes but for its connections: 64 Optuna workers want more than 100."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def start(self) -> str:
+        """Its URL, ready for 300 connections."""
+        import pgserver
+
+        self._server = pgserver.get_server(self._folder, cleanup_mode="delete")
+        self._server.psql(f"ALTER SYSTEM SET max_connections = {MAX_CONNECTIONS};")
+        self.restart()
+        return str(self._server.get_uri())
+
+    def restart(self) -> None:
+        """As an operator would: clients are hung up on."""
+        from pgserver._commands import pg_ctl
+
+        usage.postmasters.discard(self._server.get_pid())
+        pg_ctl(["-w", "-m", "fast", "stop"], pgdata=self._folder, user=self._server.system_user, timeout=60)
+        self._server.ensure_postgres_running()
+        usage.postmasters.add(self._server.get_pid())
+
+    def delete(self) -> None:
+        """End it, with its files."""
+        usage.postmasters.clear()
+        self._server.cleanup()
 
 
 def wait_for(credentials: Path) -> None:

@@ -19,7 +19,7 @@ from typing import Final
 import uvicorn
 from fastapi import FastAPI
 
-from bo_service.api.app import build_app
+from bo_service.api.app import N_THREADS, build_app
 from bo_service.api.context import ApiContext, Bell, Caller
 from bo_service.api.metrics import SHARED_FOLDER
 from bo_service.api.rates import Rates
@@ -90,7 +90,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             child.stop()
         services.close()
 
-    return build_app(context, lifespan=lifespan, tracing=settings.tracing)
+    # a thread more than there are connections would open one for a single request, which costs more than to wait
+    n_threads = N_THREADS if services.transactions.is_sqlite else settings.database_pool_size
+    return build_app(
+        context, lifespan=lifespan, n_threads=min(n_threads, N_THREADS), tracing=settings.tracing
+    )
 
 
 @contextmanager

@@ -79,7 +79,7 @@ class Settings(BaseSettings):
     """A compute process that holds more memory after a job is replaced."""
 
     database_pool_size: int = Field(20, ge=1)
-    """Connections to PostgreSQL one process keeps; as many again for a short while under load."""
+    """Connections to PostgreSQL one process keeps, and requests an HTTP process works on at the same time."""
 
     database_statement_seconds: float = Field(30.0, gt=0)
     """PostgreSQL ends a statement that takes longer."""

@@ -87,13 +87,19 @@ class BodyLimit:
         await response(scope, receive, send)
 
 
-def build_app(context: ApiContext, *, lifespan: Lifespan | None = None, tracing: bool = False) -> FastAPI:
+def build_app(
+    context: ApiContext,
+    *,
+    lifespan: Lifespan | None = None,
+    n_threads: int = N_THREADS,
+    tracing: bool = False,
+) -> FastAPI:
     """The application over a context; `lifespan` starts and ends what runs beside it."""
     app = FastAPI(
         title="bo-service",
         version=bo_service.__version__,
         summary="Bayesian optimization with pluggable surrogates",
-        lifespan=_with_threads(lifespan),
+        lifespan=_with_threads(lifespan, n_threads),
         docs_url="/docs",
         redoc_url=None,
         telemetry={"tracing": tracing, "operation_spans": False, "metrics": False, "logs": False},
@@ -120,10 +126,10 @@ def build_app(context: ApiContext, *, lifespan: Lifespan | None = None, tracing:
     return app
 
 
-def _with_threads(lifespan: Lifespan | None) -> Any:
+def _with_threads(lifespan: Lifespan | None, n_threads: int) -> Any:
     @asynccontextmanager
     async def run(app: FastAPI) -> AsyncIterator[None]:
-        anyio.to_thread.current_default_thread_limiter().total_tokens = N_THREADS
+        anyio.to_thread.current_default_thread_limiter().total_tokens = n_threads
         if lifespan is None:
             yield
         else:

@@ -15,6 +15,7 @@ from fastapi.concurrency import run_in_threadpool
 
 from bo_service.api.audit import AuditedUnitOfWork, Deed, deed_of
 from bo_service.api.rates import Rates
+from bo_service.api.turns import Lookouts, Turns
 from bo_service.domain.census import Census, Connections, Totals
 from bo_service.domain.errors import Forbidden, RateLimited, Unauthorized
 from bo_service.domain.ids import ProjectId, StudyId
@@ -174,6 +175,8 @@ class ApiContext:
     """Look-ups of keys not seen lately, by address."""
     cors_origins: tuple[str, ...] = ()
     memory: KeyMemory = field(default_factory=KeyMemory)
+    turns: Turns = field(default_factory=Turns)
+    lookouts: Lookouts = field(default_factory=Lookouts)
 
 
 def context_of(request: Request) -> ApiContext:
@@ -189,13 +192,16 @@ async def _context(request: Request) -> ApiContext:
     return context if deed is None else replace(context, uow=AuditedUnitOfWork(context.uow, deed))
 
 
-async def promptly(act: Callable[[], T], *, context: ApiContext) -> T:
-    """Do something short: at once where nothing else writes, else in the thread pool.
+async def promptly(act: Callable[[], T], *, context: ApiContext, turn: str) -> T:
+    """Do something short: at once where nothing else writes, else in the thread pool when `turn` comes.
 
     On SQLite a transaction takes about a millisecond; sending it to a thread costs as much again, and threads
     that hand the interpreter to and fro at every statement cost more (docs/adr/0002).
     """
-    return act() if context.is_writer_idle() else await run_in_threadpool(act)
+    if context.is_writer_idle():
+        return act()
+    async with context.turns.of(turn):
+        return await run_in_threadpool(act)
 
 
 async def identify(request: Request) -> Caller:

@@ -91,6 +91,18 @@ class Attempt:
         return replace(self, exit=how, ended_at=now)
 
 
+def require_lease(given: LeaseToken, held: LeaseToken | None, number: int, state: TrialState) -> None:
+    """See Trial.require_lease. Raises: TrialClosed, LeaseLost."""
+    if not state.is_open:
+        raise TrialClosed(f"trial {number} is already {state.value}", trial_state=state.value)
+    if state is not TrialState.RUNNING or given != held:
+        raise LeaseLost(
+            f"the lease on trial {number} is over",
+            hint="drop this trial; another attempt owns it or will",
+            trial_state=state.value,
+        )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
     """RUNNING -> COMPLETED | STOPPED | FAILED | INFEASIBLE | QUEUED (attempts left); RUNNING <-> PAUSED;
@@ -156,16 +168,7 @@ class Trial:
 
         Raises: TrialClosed where the trial has ended; LeaseLost where the token is not the current one.
         """
-        if not self.state.is_open:
-            raise TrialClosed(
-                f"trial {self.number} is already {self.state.value}", trial_state=self.state.value
-            )
-        if self.state is not TrialState.RUNNING or lease != self.lease:
-            raise LeaseLost(
-                f"the lease on trial {self.number} is over",
-                hint="drop this trial; another attempt owns it or will",
-                trial_state=self.state.value,
-            )
+        require_lease(lease, self.lease, self.number, self.state)
 
     def queued(self, *, now: datetime, reason: str | None, counted: bool = True) -> Trial:
         """Waiting for another attempt."""

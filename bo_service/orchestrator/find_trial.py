@@ -10,11 +10,11 @@ from bo_service.orchestrator.ports import Store
 
 
 def find_trial(trial_id: TrialId, *, project_id: ProjectId, store: Store, lock: bool) -> tuple[Trial, Study]:
-    """The trial and its study; `lock` takes the study's lock and reads the trial after it.
+    """The trial and its study; `lock` keeps out who would change either.
 
     Raises: NotFound, for a trial of another project too.
     """
-    study = store.studies.of_trial(trial_id, lock=lock)
+    trial, study = store.trials.with_study(trial_id, lock=lock)
     if study.project_id != project_id:
         raise NotFound("trial", trial_id)
-    return store.trials.get(trial_id), study
+    return trial, study

@@ -19,6 +19,7 @@ from bo_service.domain.ids import (
     WebhookId,
 )
 from bo_service.domain.job import Job, JobKind, Queue, ServiceProcess
+from bo_service.domain.lease import Lease
 from bo_service.domain.proposal import Measurement, Parameters
 from bo_service.domain.push import Push
 from bo_service.domain.records import ApiKey, AuditEntry, Event, Fit, Observation, Page, StoredReply
@@ -42,9 +43,6 @@ class Studies(Protocol):
 
     def get(self, study_id: StudyId, *, lock: bool = False) -> Study:
         """By id. Raises: NotFound."""
-
-    def of_trial(self, trial_id: TrialId, *, lock: bool = False) -> Study:
-        """The study a trial belongs to. Raises: NotFound."""
 
     def save(self, study: Study) -> None:
         """Write state, counters and versions."""
@@ -72,10 +70,22 @@ class Trials(Protocol):
     def get(self, trial_id: TrialId) -> Trial:
         """Raises: NotFound."""
 
+    def with_study(self, trial_id: TrialId, *, lock: bool = False) -> tuple[Trial, Study]:
+        """A trial and its study; `lock` keeps out who would change either, the study's writers first.
+
+        Raises: NotFound.
+        """
+
+    def lease(self, trial_id: TrialId) -> Lease:
+        """Who holds the trial, without a lock. Raises: NotFound."""
+
+    def keep_lease(self, lease: Lease, *, now: datetime, lease_expires_at: datetime) -> bool:
+        """Extend it, in nobody's way but that of who moves this very trial; False where the token is void by now."""
+
     def save(self, trial: Trial) -> None: ...
 
     def running_of(self, study_id: StudyId, worker: str) -> Sequence[Trial]:
-        """RUNNING trials this worker holds, oldest first."""
+        """RUNNING trials this worker holds, oldest first, locked."""
 
     def queued(self, study_id: StudyId, *, limit: int) -> Sequence[Trial]:
         """QUEUED trials, oldest first."""

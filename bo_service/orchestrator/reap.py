@@ -33,8 +33,8 @@ def expired(*, uow: UnitOfWork) -> tuple[list[TrialId], list[Job]]:
 def reap_trial(trial_id: TrialId, *, uow: UnitOfWork) -> bool:
     """End the attempt of a worker that is silent; False where it was heard of meanwhile."""
     with uow() as store:
-        study = store.studies.of_trial(trial_id, lock=True)
-        trial, now = store.trials.get(trial_id), store.now()
+        trial, study = store.trials.with_study(trial_id, lock=True)
+        now = store.now()
         if trial.state is not TrialState.RUNNING or not _is_over(trial.lease_expires_at, now):
             return False
         end_attempt_without_result(

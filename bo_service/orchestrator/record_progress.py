@@ -58,7 +58,7 @@ def record_progress(
     return HeartbeatReply(
         lease_expires_at=renewed.lease_expires_at,
         lease_seconds=renewed.lease_seconds,
-        should_stop=should_stop(trial, study),
+        should_stop=should_stop(study.state, is_requested=trial.stop_requested),
         should_pause=False,
     )
 

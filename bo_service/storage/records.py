@@ -33,7 +33,8 @@ FITS = table_of(FitRow)
 REPLIES = table_of(IdempotencyRow)
 WORKERS = table_of(WorkerRow)
 
-_INSERT_EVENT = insert(EVENTS)
+_INSERT_EVENT = insert(EVENTS).inline()
+"""Nobody asks for the number it gets."""
 _N_SLOTS = select(func.coalesce(func.sum(WORKERS.c.slots), 0)).where(
     WORKERS.c.study_id == bindparam("study"), WORKERS.c.last_seen_at >= bindparam("since")
 )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from bo_service.domain.ids import FitId, JobId, LeaseToken, ProjectId, StudyId, SuggestionId, TrialId
 from bo_service.domain.job import Job, JobKind, JobState, Queue
+from bo_service.domain.lease import Lease
 from bo_service.domain.proposal import Measurement
 from bo_service.domain.records import ApiKey, AuditEntry, Event, EventKind, Fit, Scope
 from bo_service.domain.spec import StudySpec
@@ -16,6 +18,18 @@ from bo_service.domain.trial import Attempt, AttemptExit, Provenance, Trial, Tri
 
 Row = Any
 """A SQLAlchemy row; its columns are declared in tables.py."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prefixed:
+    """The columns of a row whose names start alike, under the rest of their names."""
+
+    row: Row
+    prefix: str
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.row, self.prefix + name)
+
 
 _SPECS: dict[tuple[str, int], StudySpec] = {}
 _MAX_SPECS = 256
@@ -29,6 +43,11 @@ def _spec(study_id: str, version: int, stored: Mapping[str, Any]) -> StudySpec:
             _SPECS.pop(next(iter(_SPECS)))
         _SPECS[key] = StudySpec.model_validate(stored)
     return _SPECS[key]
+
+
+def knows_spec(study_id: str, version: int) -> bool:
+    """Whether `study_from` can do without the stored specification."""
+    return (study_id, version) in _SPECS
 
 
 def study_values(study: Study) -> dict[str, Any]:
@@ -51,11 +70,12 @@ def study_values(study: Study) -> dict[str, Any]:
     }
 
 
-def study_from(row: Row) -> Study:
+def study_from(row: Row, spec: Mapping[str, Any] | None = None) -> Study:
+    """`spec` stands for the row's own, where the row has none."""
     return Study(
         id=StudyId(row.id),
         project_id=ProjectId(row.project_id),
-        spec=_spec(row.id, row.spec_version, row.spec),
+        spec=_spec(row.id, row.spec_version, row.spec if spec is None else spec),
         seed=row.seed,
         state=StudyState(row.state),
         state_reason=row.state_reason,
@@ -148,6 +168,20 @@ def trial_from(row: Row) -> Trial:
         closed_at=row.closed_at,
         closed_version=row.closed_version,
         on_front=row.on_front,
+    )
+
+
+def lease_from(row: Row) -> Lease:
+    return Lease(
+        trial_id=TrialId(row.id),
+        number=row.number,
+        state=TrialState(row.state),
+        token=LeaseToken(row.lease) if row.lease else None,
+        seconds=row.lease_seconds,
+        attempt=row.attempt,
+        stop_requested=row.stop_requested,
+        project_id=ProjectId(row.project_id),
+        study_state=StudyState(row.study_state),
     )
 
 

@@ -10,29 +10,30 @@ from sqlalchemy import Connection, bindparam, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from bo_service.domain.errors import NameTaken, NotFound
-from bo_service.domain.ids import ProjectId, StudyId, TrialId
+from bo_service.domain.ids import ProjectId, StudyId
 from bo_service.domain.records import Page
 from bo_service.domain.study import Study, StudyState
 from bo_service.storage.cursors import Cursors
-from bo_service.storage.rows import study_from, study_values
-from bo_service.storage.tables import StudyRow, TrialRow, table_of
+from bo_service.storage.rows import Row, knows_spec, study_from, study_values
+from bo_service.storage.tables import StudyRow, table_of
 
 STUDIES = table_of(StudyRow)
-TRIALS = table_of(TrialRow)
 
 # statements of the hot paths are built once: building one costs more than SQLite takes to run it
-_BY_ID = select(STUDIES).where(STUDIES.c.id == bindparam("key"))
-_BY_ID_LOCKED = _BY_ID.with_for_update()
-_FIND_BY_ID = _BY_ID.where(STUDIES.c.project_id == bindparam("project"))
-_FIND_BY_NAME = select(STUDIES).where(
-    STUDIES.c.project_id == bindparam("project"), STUDIES.c.name == bindparam("key")
-)
-_FIND_LOCKED = {True: _FIND_BY_ID.with_for_update(), False: _FIND_BY_NAME.with_for_update()}
-_FIND = {True: _FIND_BY_ID, False: _FIND_BY_NAME}
-_OF_TRIAL = (
-    select(STUDIES).join(TRIALS, TRIALS.c.study_id == STUDIES.c.id).where(TRIALS.c.id == bindparam("trial"))
-)
-_OF_TRIAL_LOCKED = _OF_TRIAL.with_for_update(of=STUDIES)
+_WITHOUT_SPEC = [column for column in STUDIES.c if column.name != "spec"]
+"""A locked study's specification is nearly always known by its version, and costs as much as all the rest."""
+
+_IS_ID = STUDIES.c.id == bindparam("key")
+_BY_ID = select(STUDIES).where(_IS_ID)
+_BY_ID_LOCKED = select(*_WITHOUT_SPEC).where(_IS_ID).with_for_update()
+_IN_PROJECT = STUDIES.c.project_id == bindparam("project")
+_IS_NAME = STUDIES.c.name == bindparam("key")
+_FIND = {True: _BY_ID.where(_IN_PROJECT), False: select(STUDIES).where(_IN_PROJECT, _IS_NAME)}
+_FIND_LOCKED = {
+    True: _BY_ID_LOCKED.where(_IN_PROJECT),
+    False: select(*_WITHOUT_SPEC).where(_IN_PROJECT, _IS_NAME).with_for_update(),
+}
+_SPEC = select(STUDIES.c.spec).where(_IS_ID)
 _UPDATE = update(STUDIES).where(STUDIES.c.id == bindparam("key"))
 
 
@@ -69,19 +70,13 @@ class SqlStudies:
         row = self.connection.execute(query, {"project": project_id, "key": key}).first()
         if row is None:
             raise NotFound("study", key)
-        return study_from(row)
+        return locked_study(row, self.connection) if lock else study_from(row)
 
     def get(self, study_id: StudyId, *, lock: bool = False) -> Study:
         row = self.connection.execute(_BY_ID_LOCKED if lock else _BY_ID, {"key": study_id}).first()
         if row is None:
             raise NotFound("study", study_id)
-        return study_from(row)
-
-    def of_trial(self, trial_id: TrialId, *, lock: bool = False) -> Study:
-        row = self.connection.execute(_OF_TRIAL_LOCKED if lock else _OF_TRIAL, {"trial": trial_id}).first()
-        if row is None:
-            raise NotFound("trial", trial_id)
-        return study_from(row)
+        return locked_study(row, self.connection) if lock else study_from(row)
 
     def save(self, study: Study) -> None:
         self.connection.execute(_UPDATE, {"key": study.id, **study_values(study)})
@@ -118,6 +113,14 @@ class SqlStudies:
             items=[study_from(row) for row in rows[:limit]],
             next_cursor=cursors.after(rows[limit - 1].id) if more else None,
         )
+
+
+def locked_study(row: Row, connection: Connection) -> Study:
+    """The study of a row without specification, which is read where this version of it is not known yet."""
+    if not knows_spec(row.id, row.spec_version):
+        stored = connection.execute(_SPEC, {"key": row.id}).scalar_one()
+        return study_from(row, stored)
+    return study_from(row, {})
 
 
 def _is_uuid(key: str) -> bool:

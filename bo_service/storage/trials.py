@@ -11,11 +11,22 @@ from sqlalchemy import Connection, Select, bindparam, insert, select, update
 
 from bo_service.domain.errors import Conflict, NotFound
 from bo_service.domain.ids import StudyId, TrialId
+from bo_service.domain.lease import Lease
 from bo_service.domain.proposal import Measurement, Parameters
 from bo_service.domain.records import Observation, Page
+from bo_service.domain.study import Study
 from bo_service.domain.trial import Attempt, AttemptExit, Trial, TrialState
 from bo_service.storage.cursors import Cursors
-from bo_service.storage.rows import attempt_from, new_trial_values, trial_from, trial_values
+from bo_service.storage.rows import (
+    Prefixed,
+    attempt_from,
+    lease_from,
+    new_trial_values,
+    study_from,
+    trial_from,
+    trial_values,
+)
+from bo_service.storage.studies import STUDIES, locked_study
 from bo_service.storage.tables import AttemptRow, ObservationRow, TrialRow, table_of
 
 TRIALS = table_of(TrialRow)
@@ -30,6 +41,40 @@ OPEN: Final = tuple(state.value for state in TrialState if state.is_open)
 
 _INSERT_TRIAL: Final = insert(TRIALS)
 _GET_TRIAL: Final = select(TRIALS).where(TRIALS.c.id == bindparam("wanted"))
+_STUDY_COLUMNS: Final = {
+    lock: [
+        column.label(f"of_study_{column.name}")
+        for column in STUDIES.c
+        if not (lock and column.name == "spec")
+    ]
+    for lock in (False, True)
+}
+_WITH_STUDY: Final = {
+    lock: select(TRIALS, *columns)
+    .join(STUDIES, TRIALS.c.study_id == STUDIES.c.id)
+    .where(TRIALS.c.id == bindparam("wanted"))
+    for lock, columns in _STUDY_COLUMNS.items()
+}
+# PostgreSQL locks in the order of the names, and reads again what it had to wait for
+_WITH_STUDY_LOCKED: Final = _WITH_STUDY[True].with_for_update(of=[STUDIES, TRIALS], key_share=True)
+_LEASE: Final = (
+    select(
+        *(TRIALS.c[name] for name in ("id", "number", "state", "lease", "lease_seconds", "attempt")),
+        TRIALS.c.stop_requested,
+        STUDIES.c.project_id,
+        STUDIES.c.state.label("study_state"),
+    )
+    .join(STUDIES, TRIALS.c.study_id == STUDIES.c.id)
+    .where(TRIALS.c.id == bindparam("wanted"))
+)
+_KEEP_TRIAL: Final = (
+    update(TRIALS)
+    .where(
+        TRIALS.c.id == bindparam("wanted"), TRIALS.c.state == "RUNNING", TRIALS.c.lease == bindparam("token")
+    )
+    .values(lease_expires_at=bindparam("ends"), updated_at=bindparam("at"))
+)
+_KEPT: Final = _KEEP_TRIAL.returning(TRIALS.c.id).cte("kept")
 _UPDATE_TRIAL: Final = update(TRIALS).where(TRIALS.c.id == bindparam("wanted"))
 _RUNNING_OF: Final = (
     select(TRIALS)
@@ -39,6 +84,7 @@ _RUNNING_OF: Final = (
         TRIALS.c.worker == bindparam("name"),
     )
     .order_by(TRIALS.c.number)
+    .with_for_update(key_share=True)
 )
 _FRONT: Final = (
     select(TRIALS).where(TRIALS.c.study_id == bindparam("study"), TRIALS.c.on_front).order_by(TRIALS.c.number)
@@ -47,6 +93,12 @@ _INSERT_ATTEMPT: Final = insert(ATTEMPTS)
 _LATEST_ATTEMPT: Final = update(ATTEMPTS).where(
     ATTEMPTS.c.trial_id == bindparam("trial"), ATTEMPTS.c.number == bindparam("latest")
 )
+_KEEP_ATTEMPT: Final = _LATEST_ATTEMPT.values(
+    last_heartbeat_at=bindparam("at"), lease_expires_at=bindparam("ends")
+)
+_KEEP_BOTH: Final = _KEEP_ATTEMPT.where(ATTEMPTS.c.trial_id == _KEPT.c.id)
+"""PostgreSQL takes it in one statement, the trial first, as every transaction does."""
+
 _END_ATTEMPT: Final = _LATEST_ATTEMPT.where(ATTEMPTS.c.ended_at.is_(None))
 _OBSERVED: Final = select(OBSERVATIONS.c.metric, OBSERVATIONS.c.value).where(
     OBSERVATIONS.c.trial_id == bindparam("trial"),
@@ -73,6 +125,31 @@ class SqlTrials:
         if row is None:
             raise NotFound("trial", trial_id)
         return trial_from(row)
+
+    def with_study(self, trial_id: TrialId, *, lock: bool = False) -> tuple[Trial, Study]:
+        query = _WITH_STUDY_LOCKED if lock else _WITH_STUDY[False]
+        row = self.connection.execute(query, {"wanted": trial_id}).first()
+        if row is None:
+            raise NotFound("trial", trial_id)
+        of_study = Prefixed(row, "of_study_")
+        return trial_from(row), locked_study(of_study, self.connection) if lock else study_from(of_study)
+
+    def lease(self, trial_id: TrialId) -> Lease:
+        row = self.connection.execute(_LEASE, {"wanted": trial_id}).first()
+        if row is None:
+            raise NotFound("trial", trial_id)
+        return lease_from(row)
+
+    def keep_lease(self, lease: Lease, *, now: datetime, lease_expires_at: datetime) -> bool:
+        which = {"wanted": lease.trial_id, "token": lease.token}
+        attempt = {"trial": lease.trial_id, "latest": lease.attempt}
+        times = {"ends": lease_expires_at, "at": now}
+        if self.connection.dialect.name == "postgresql":
+            return bool(self.connection.execute(_KEEP_BOTH, {**which, **attempt, **times}).rowcount)
+        if not self.connection.execute(_KEEP_TRIAL, {**which, **times}).rowcount:
+            return False
+        self.connection.execute(_KEEP_ATTEMPT, {**attempt, **times})
+        return True
 
     def save(self, trial: Trial) -> None:
         self.connection.execute(_UPDATE_TRIAL, {"wanted": trial.id, **trial_values(trial)})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -10,20 +11,21 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import event
+from sqlalchemy import event, text
 
 import bo_service.orchestrator.reap as reaping
-from bo_service.bootstrap import Services
-from bo_service.domain.errors import Conflict, Invalid, NameTaken
+from bo_service.bootstrap import Services, broken_invariants, build_services
+from bo_service.domain.errors import Conflict, Invalid, NameTaken, TrialClosed
 from bo_service.domain.ids import JobId, LeaseToken, ProjectId
 from bo_service.domain.job import JobKind, JobState, pause_after
 from bo_service.domain.proposal import Candidate, FitRecord, Measurement, Proposal, ProposalRequest, StudyView
 from bo_service.domain.records import EventKind, StoredReply
 from bo_service.domain.spec import StudySpec
 from bo_service.domain.study import Study, StudyState
-from bo_service.domain.trial import Trial, TrialState
+from bo_service.domain.trial import AttemptExit, Trial, TrialState
 from bo_service.orchestrator.advance_study import advance_study
 from bo_service.orchestrator.attach_trials import GivenTrial, import_trials
+from bo_service.orchestrator.bookkeeping import close_trial
 from bo_service.orchestrator.claim_trials import ClaimRequest, claim_trials
 from bo_service.orchestrator.create_study import create_study
 from bo_service.orchestrator.edit_study import edit_study
@@ -437,6 +439,60 @@ def test_the_hot_paths_take_a_fixed_number_of_statements(services, project, make
     assert few["complete"] <= 11 + allowance
     assert few["best"] <= 2 + allowance
     assert few["page"] <= 2 + allowance
+
+
+def test_a_heartbeat_waits_for_nobody_who_works_on_the_study(services, project, make_spec) -> None:
+    if services.transactions.is_sqlite:
+        pytest.skip("SQLite has one writer at a time")
+    study = new_study(services, project, make_spec)
+    run_jobs(services)
+    (trial,) = claim(services, study)
+    hurried = services.settings.model_copy(update={"database_statement_seconds": 5.0})
+    others = build_services(hurried)
+    with services.uow() as store:
+        store.studies.get(study.id, lock=True)
+        reply = renew_lease(trial.id, trial.lease, project_id=project, uow=others.uow)
+    others.close()
+    with services.uow(read_only=True) as store:
+        assert store.trials.get(trial.id).lease_expires_at == reply.lease_expires_at
+        assert store.trials.attempts(trial.id)[-1].lease_expires_at == reply.lease_expires_at
+
+
+def test_a_heartbeat_beside_the_trials_end_changes_nothing_and_says_so(services, project, make_spec) -> None:
+    if services.transactions.is_sqlite:
+        pytest.skip("SQLite has one writer at a time")
+    study = new_study(services, project, make_spec)
+    run_jobs(services)
+    (trial,) = claim(services, study)
+    said: list[BaseException] = []
+
+    def beat() -> None:
+        try:
+            renew_lease(trial.id, trial.lease, project_id=project, uow=services.uow)
+        except TrialClosed as error:
+            said.append(error)
+
+    thread = threading.Thread(target=beat)
+    with services.uow() as store:
+        found, locked = store.trials.with_study(trial.id, lock=True)
+        thread.start()
+        while thread.is_alive() and not n_waiting(services):
+            time.sleep(0.01)
+        close_trial(
+            found, TrialState.ABANDONED, AttemptExit.ABANDONED, study=locked, store=store, now=store.now()
+        )
+        store.commit()
+    thread.join()
+    assert [error.code for error in said] == ["trial_closed"]
+    with services.uow(read_only=True) as store:
+        assert store.trials.get(trial.id).state is TrialState.ABANDONED
+    assert broken_invariants(services) == []
+
+
+def n_waiting(services: Services) -> int:
+    """Statements that wait for another transaction's lock."""
+    with services.transactions(read_only=True) as (connection, _):
+        return int(connection.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted")).scalar_one())
 
 
 def test_behind_an_overdue_fit_waiting_workers_get_labelled_points(services, project, make_spec) -> None:

@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(300)]
 MOMENTS = ("before", "after")
 IN_THE_SERVICE = {
     "claim": "trials.add",
-    "heartbeat": "trials.renew_attempt",
+    "heartbeat": "trials.keep_lease",
     "tell": "trials.observe_final",
 }
 IN_COMPUTE = {"job claim": "jobs.claim", "fit result": "records.add_fit"}

@@ -38,6 +38,8 @@ upgrade_database(Settings())
 """
 """Runs the real upgrade, and says how many steps this process did."""
 
+pytestmark = pytest.mark.slow
+
 
 HOLD = """
 import sys, time

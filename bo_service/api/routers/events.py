@@ -75,9 +75,13 @@ async def _lines(
     yield ": connected\n\n"
     while not await request.is_disconnected():
         events = await run_in_threadpool(_read, study_id, after, context)
-        for event in events:
-            after = event.seq
-            yield f"id: {event.seq}\nevent: {event.kind.value}\ndata: {json.dumps(event_view(event))}\n\n"
+        if events:
+            after = events[-1].seq
+            # one piece a batch: each goes to the network by itself
+            yield "".join(
+                f"id: {event.seq}\nevent: {event.kind.value}\ndata: {json.dumps(event_view(event))}\n\n"
+                for event in events
+            )
         if len(events) == BATCH:
             continue
         if not follow or context.bell.is_closed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable
 from typing import Annotated, Any, Final, Literal
@@ -42,7 +43,7 @@ from bo_service.api.views import (
     trial_view,
 )
 from bo_service.domain.errors import Invalid
-from bo_service.domain.ids import LeaseToken, PushId
+from bo_service.domain.ids import LeaseToken, PushId, StudyId
 from bo_service.domain.records import EventKind
 from bo_service.domain.trial import AttemptExit, Trial, TrialState
 from bo_service.orchestrator.attach_trials import attach_trial, import_trials
@@ -64,7 +65,10 @@ from surrogates.errors import Problem
 router = APIRouter(prefix="/v1", tags=["trials"])
 
 POLL_SECONDS: Final = 0.25
-"""How often a waiting claim looks by itself; the bell is usually faster."""
+"""How often one of a study's waiting claims looks by itself; the bell is usually faster."""
+
+LOOK_SECONDS: Final = 5.0
+"""After so long without a bell each waiting claim looks for itself, since not all wait for the same."""
 
 RETRY_AFTER_SECONDS: Final = 1.0
 
@@ -117,6 +121,7 @@ async def claim(
     )
 
     latest: ClaimReply | None = None
+    is_called = True
 
     def act(uow: UnitOfWork) -> tuple[int, dict[str, Any]]:
         nonlocal latest
@@ -125,11 +130,16 @@ async def claim(
 
     while True:
         answer = await promptly(
-            lambda: once(request, body, act, caller=caller, context=context), context=context
+            lambda: once(request, body, act, caller=caller, context=context), context=context, turn=study
         )
+        for given in latest.trials if latest is not None else ():
+            context.turns.remember(given.id, given.study_id)
         left = deadline - time.monotonic()
         if answer.status_code != 202:
             CLAIMS.labels("given" if latest is not None and latest.trials else "none").inc()
+            if not is_called and latest is not None and latest.trials:
+                # a bell was missed: others that wait may get something, too
+                context.bell.ring(latest.study_id)
             return answer
         answer.headers["Retry-After"] = str(int(RETRY_AFTER_SECONDS))
         if left <= 0 or context.bell.is_closed:
@@ -137,11 +147,21 @@ async def claim(
             return answer
         assert latest is not None  # a repeated answer is never a 202
         with WAITING.track_inprogress():
-            await context.bell.wait(latest.study_id, seconds=min(left, POLL_SECONDS))
+            is_called = await _for_news(latest.study_id, deadline=deadline, context=context)
         # whoever hung up meanwhile must not be given a trial
         if await request.is_disconnected():
             CLAIMS.labels("waiting").inc()
             return answer
+
+
+async def _for_news(study_id: StudyId, *, deadline: float, context: ApiContext) -> bool:
+    """Wait until a claim should look again, at the latest when its time is over; True where the bell called it."""
+    look_at = min(deadline, time.monotonic() + LOOK_SECONDS * random.uniform(0.5, 1.0))
+    while (left := look_at - time.monotonic()) > 0 and not context.bell.is_closed:
+        is_rung = await context.bell.wait(study_id, seconds=min(left, POLL_SECONDS))
+        if is_rung or context.lookouts.is_due(study_id):
+            return is_rung
+    return False
 
 
 def _claim_view(reply: ClaimReply) -> tuple[int, dict[str, Any]]:
@@ -304,6 +324,7 @@ async def heartbeat(trial: TrialKey, body: LeaseIn, caller: Worker, context: Con
     reply = await promptly(
         lambda: renew_lease(trial, LeaseToken(body.lease), project_id=caller.project_id, uow=context.uow),
         context=context,
+        turn=trial,
     )
     return JSONResponse(_heartbeat_view(reply))
 
@@ -321,11 +342,21 @@ async def progress(
         )
         return 200, _heartbeat_view(reply)
 
-    return await promptly(lambda: once(request, body, act, caller=caller, context=context), context=context)
+    return await promptly(
+        lambda: once(request, body, act, caller=caller, context=context),
+        context=context,
+        turn=context.turns.study_of(trial),
+    )
 
 
 async def _close(
-    request: Request, body: Any, act: Callable[[UnitOfWork], Trial], *, caller: Caller, context: ApiContext
+    trial: TrialKey,
+    request: Request,
+    body: Any,
+    act: Callable[[UnitOfWork], Trial],
+    *,
+    caller: Caller,
+    context: ApiContext,
 ) -> Response:
     """Answer with the trial as the step left it."""
 
@@ -335,7 +366,9 @@ async def _close(
         return 200, trial_view(trial)
 
     return await promptly(
-        lambda: once(request, body, closed, caller=caller, context=context), context=context
+        lambda: once(request, body, closed, caller=caller, context=context),
+        context=context,
+        turn=context.turns.study_of(trial),
     )
 
 
@@ -352,6 +385,7 @@ async def complete(
     )
     lease = LeaseToken(body.lease)
     return await _close(
+        trial,
         request,
         body,
         lambda uow: record_observation(trial, outcome, lease=lease, project_id=caller.project_id, uow=uow),
@@ -367,6 +401,7 @@ async def fail(trial: TrialKey, body: FailIn, request: Request, caller: Worker, 
         AttemptExit.TIMEOUT if body.exit == "timeout" else AttemptExit.ERROR
     )
     return await _close(
+        trial,
         request,
         body,
         lambda uow: fail_trial(
@@ -390,6 +425,7 @@ async def infeasible(
     """Close as INFEASIBLE: this configuration cannot be evaluated."""
     lease = LeaseToken(body.lease)
     return await _close(
+        trial,
         request,
         body,
         lambda uow: mark_infeasible(trial, body.reason, lease=lease, project_id=caller.project_id, uow=uow),
@@ -405,6 +441,7 @@ async def release(
     """Give the trial back unevaluated; the attempt does not count."""
     lease = LeaseToken(body.lease)
     return await _close(
+        trial,
         request,
         body,
         lambda uow: release_trial(trial, lease=lease, project_id=caller.project_id, uow=uow),
@@ -420,6 +457,7 @@ async def abandon(
     """Close for good, whoever holds it."""
     given = body or ReasonIn()
     return await _close(
+        trial,
         request,
         given,
         lambda uow: abandon_trial(trial, given.reason, project_id=caller.project_id, uow=uow),
@@ -435,6 +473,7 @@ async def cancel(
     """Ask a running trial to stop; close a waiting one."""
     given = body or ReasonIn()
     return await _close(
+        trial,
         request,
         given,
         lambda uow: cancel_trial(trial, given.reason, project_id=caller.project_id, uow=uow),

@@ -181,9 +181,10 @@ def _about_the_key(settings: Settings, url: str) -> str:
     services = build_services(settings)
     key = local_key(settings, url, uow=services.uow)
     services.close()
+    # what is no terminal is a log, and a log is no place for a key
+    shown = f"key {key}\n     kept" if sys.stdout.isatty() else "key kept"
     return (
-        f"key {key}\n"
-        f"     kept in {settings.credentials_path}: `bo` and the Python client on this machine find it there\n"
+        f"{shown} in {settings.credentials_path}: `bo` and the Python client on this machine find it there\n"
     )
 
 

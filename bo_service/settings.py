@@ -51,7 +51,7 @@ class Settings(BaseSettings):
     home: Path = Field(default_factory=default_home)
     """Folder for the SQLite file, the log of the compute process and the local credentials."""
 
-    database_url: str = ""
+    database_url: str = Field("", repr=False)
     """SQLAlchemy URL; empty for an SQLite file in `home`."""
 
     secrets_dir: Path = DEFAULT_FOLDER
@@ -66,7 +66,7 @@ class Settings(BaseSettings):
     compute: Literal["embedded", "external"] = "embedded"
     """Who runs jobs: one child of the HTTP process, or workers started by somebody else."""
 
-    broker_url: str = "redis://127.0.0.1:6379/0"
+    broker_url: str = Field("redis://127.0.0.1:6379/0", repr=False)
     """Celery's broker where `compute` is external: redis:// or amqp://."""
 
     job_resend_seconds: float = Field(15.0, gt=0)
@@ -137,6 +137,14 @@ class Settings(BaseSettings):
     def _empty_is_none(cls, value: object) -> object:
         # compose files pass variables that nobody set as empty ones
         return None if value == "" else value
+
+    @field_validator("database_url", "broker_url")
+    @classmethod
+    def _has_one_at(cls, url: str) -> str:
+        # what follows the first @ of a password would be taken for the host, and told in errors
+        if url.partition("?")[0].count("@") > 1:
+            raise ValueError("has more than one @: write the one in the password as %40")
+        return url
 
     @classmethod
     def settings_customise_sources(

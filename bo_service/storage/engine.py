@@ -65,6 +65,7 @@ def open_engine(url: str, *, pool_size: int = 20, statement_seconds: float | Non
         pool_timeout=30.0 if statement_seconds is None else statement_seconds,
         pool_pre_ping=False,  # a ping costs every request a round trip; after a restart a few are sent again
         json_serializer=_compact_for_jsonb,
+        hide_parameters=True,  # a failed statement is logged, and its values may be leases
         connect_args={"options": options, "application_name": "bo-service"},
     )
 
@@ -75,6 +76,7 @@ def _sqlite_engine(url: URL, pool_size: int) -> Engine:
         pool_size=pool_size,
         max_overflow=-1,
         json_serializer=_compact,
+        hide_parameters=True,
         connect_args={"timeout": SQLITE_BUSY_SECONDS, "check_same_thread": False},
     )
 

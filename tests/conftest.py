@@ -102,7 +102,7 @@ def start_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable
         try:
             service.process.wait(10)
         except subprocess.TimeoutExpired:
-            service.process.kill()
+            service.kill()
 
 
 @pytest.fixture(scope="session")

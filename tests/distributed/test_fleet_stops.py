@@ -16,7 +16,7 @@ from bo_service.client import Client
 from bo_service.domain.job import JobState
 from tests.distributed.conftest import Fleet, free_port, wait_for
 from tests.sleeping import sleeping_study, sleeping_surrogate
-from tests.slow.test_stopping import (
+from tests.slow.test_told_to_stop import (
     STOP_SECONDS,
     Worker,
     follow,

@@ -142,7 +142,7 @@ class Settings(BaseSettings):
     @classmethod
     def _has_one_at(cls, url: str) -> str:
         # what follows the first @ of a password would be taken for the host, and told in errors
-        if url.partition("?")[0].count("@") > 1:
+        if not url.startswith("sqlite") and url.partition("?")[0].count("@") > 1:
             raise ValueError("has more than one @: write the one in the password as %40")
         return url
 

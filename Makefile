@@ -7,7 +7,7 @@ export OPENBLAS_NUM_THREADS ?= 1
 # one per core, but a fit next to a fit on a small machine helps nobody
 WORKERS ?= 2
 
-.PHONY: demo test slow check types lint up bench secrets clean
+.PHONY: demo test slow check types lint up bench bench-postgres secrets clean
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -44,6 +44,14 @@ bench: $(VENV)/.ready
 	$(BIN)/python benchmarks/asking.py
 	$(BIN)/python benchmarks/latency.py
 	$(BIN)/python benchmarks/scale.py
+
+bench-postgres: $(VENV)/.ready
+	$(BIN)/python benchmarks/throughput.py --postgres
+	$(BIN)/python benchmarks/heartbeats.py
+	$(BIN)/python benchmarks/responsive.py
+	$(BIN)/python benchmarks/servers.py
+	$(BIN)/python benchmarks/scale.py --postgres
+	$(BIN)/python benchmarks/soak.py --minutes $(or $(MINUTES),10) --restart-postgres
 
 secrets:
 	deploy/make_secrets.sh $(or $(SECRETS_DIR),secrets)

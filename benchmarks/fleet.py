@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from service import running_postgres
+from service import UNLIMITED, running_postgres
 
 from bo_service.client import Client, Unreachable
 from bo_service.settings import Settings
@@ -78,6 +78,7 @@ class Fleet:
     def environment(self) -> dict[str, str]:
         return (
             os.environ
+            | UNLIMITED
             | {
                 "BO_HOME": str(self.folder),
                 "BO_DATABASE_URL": self.database_url,

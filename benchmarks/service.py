@@ -17,6 +17,9 @@ from bo_service.client import Client, Unreachable
 
 MAX_CONNECTIONS = 300
 
+UNLIMITED = {"BO_RATE_LIMIT": "1000000"}
+"""One key for all workers of a benchmark: the limiter runs, and refuses nothing."""
+
 postgres: PostgresServer | None = None
 """The server started here, if one runs."""
 
@@ -29,7 +32,10 @@ def running_service(*, database_url: str = "", processes: int = 1) -> Iterator[t
         command = [sys.executable, "-m", "bo_service", "up", "--port", "0", "--processes", str(processes)]
         with (Path(folder) / "log").open("wb") as log:
             process = subprocess.Popen(
-                command, stdout=log, stderr=log, env=os.environ | {"BO_DATABASE_URL": database_url}
+                command,
+                stdout=log,
+                stderr=log,
+                env=os.environ | UNLIMITED | {"BO_DATABASE_URL": database_url},
             )
         try:
             wait_for(Path(folder) / "credentials.json")

@@ -101,13 +101,16 @@ class Fleet:
     home: Path
     start_service: Callable[..., Service]
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    services: list[Service] = field(default_factory=list)
 
     @property
     def settings(self) -> Settings:
         return Settings(home=self.home, database_url=self.environment["BO_DATABASE_URL"])
 
     def api(self) -> Service:
-        return self.start_service(**self.environment)
+        started = self.start_service(**self.environment)
+        self.services.append(started)
+        return started
 
     def start(self, name: str, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
         """`bo ARGUMENTS` under a name of ours."""
@@ -157,8 +160,16 @@ class Fleet:
         process.wait()
 
     def stop(self) -> None:
+        """End them all, the API too: the tests of a session share one database server and its connections."""
+        for service in self.services:
+            service.process.terminate()
         for process in self.processes.values():
             process.terminate()
+        for service in self.services:
+            try:
+                service.process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                service.kill()
         for name, process in list(self.processes.items()):
             try:
                 process.wait(STOP_SECONDS)

@@ -237,8 +237,8 @@ def test_every_route_keeps_its_word(target: Target) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_every_route_keeps_its_word_for_long(target: Target) -> None:
-    fuzz(target, 100)
-    walk(target, 100, steps=15)
+    fuzz(target, 30)
+    walk(target, 25, steps=12)
     still_sound(target)
 
 

@@ -44,6 +44,13 @@ class Desk:
             n_written = advance_study(job, uow=self.uow, generate=generate, known=self.known)
             logger.debug("wrote %d suggestions in %.3f s", n_written, time.perf_counter() - started)
 
+    def prepare(self) -> None:
+        """Import what every job needs, and all of SciPy with it.
+
+        To be done before `warm_up` starts in another thread: SciPy looks into a torch that is half imported, and fails.
+        """
+        import bo_service.generation.strategy  # noqa: F401, PLC0415
+
     def warm_up(self) -> None:
         """Import Ax and torch before the first fit needs them."""
         import bo_service.generation.ladder  # noqa: F401, PLC0415

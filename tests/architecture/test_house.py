@@ -91,6 +91,21 @@ def test_fallbacks_live_without_torch() -> None:
     assert run(code) == "2"
 
 
+def test_jobs_without_a_model_run_while_another_thread_imports_torch() -> None:
+    """A torch that is half imported is a module without its names; SciPy looks for one while it is imported itself."""
+    code = (
+        "import sys, types\n"
+        "from bo_service.domain.spec import StudySpec; from bo_service.domain.proposal import *; "
+        "from workers.tasks import Desk, generate; "
+        "Desk(uow=None).prepare(); sys.modules['torch'] = types.ModuleType('torch'); "
+        "spec = StudySpec.model_validate({'name': 'a', 'parameters': [{'type': 'float', 'name': x, 'low': 0, 'high': 1}"
+        " for x in 'xy'], 'constraints': ['x + y <= 0.1'], 'metrics': [{'name': 'loss', 'goal': 'minimize'}]}); "
+        "view = StudyView(spec=spec, seed=1, data_version=0, n_started=0); "
+        "print(len(generate(view, ProposalRequest(count=4), None).candidates))"
+    )
+    assert run(code) == "4"
+
+
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_a_module_has_a_docstring_a_speaking_name_and_a_readable_size(path: Path) -> None:
     text = path.read_text()

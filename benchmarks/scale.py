@@ -74,11 +74,8 @@ def measure(client: Client, study: str, n: int) -> dict[str, list[float]]:
     """Seconds of n calls of each kind."""
     names = ("claim", "tell", "best", "page", "page from the middle", "page of changes")
     times: dict[str, list[float]] = {name: [] for name in names}
-    get, middle = client._http.json, client.study(study).n_trials // 2
-    path = f"/v1/studies/{study}/trials"
-    (before_middle,) = [
-        page["next_cursor"] for page in [get("GET", path, params={"limit": 1, "cursor": cursor_at(middle)})]
-    ]
+    get, path = client._http.json, f"/v1/studies/{study}/trials"
+    middle = cursor_in_the_middle(client, study)
 
     def clock(name: str, act: Callable[[], Any]) -> Any:
         start = time.perf_counter()
@@ -95,7 +92,7 @@ def measure(client: Client, study: str, n: int) -> dict[str, list[float]]:
             clock("page", lambda: get("GET", path, params={"limit": 100}))
             clock(
                 "page from the middle",
-                lambda: get("GET", path, params={"limit": 100, "cursor": before_middle}),
+                lambda: get("GET", path, params={"limit": 100, "cursor": middle}),
             )
             clock(
                 "page of changes",
@@ -104,11 +101,16 @@ def measure(client: Client, study: str, n: int) -> dict[str, list[float]]:
     return times
 
 
-def cursor_at(number: int) -> str:
-    """The cursor behind a trial's number."""
-    from bo_service.storage.cursors import encode_cursor
-
-    return encode_cursor(number)
+def cursor_in_the_middle(client: Client, study: str) -> str:
+    """Where half of the trials are behind; only reading leads there, since cursors are the service's own."""
+    half = client.study(study).n_trials // 2
+    limit = min(half, 1000)
+    cursor: str | None = None
+    for _ in range(half // limit):
+        params = {"limit": limit, **({"cursor": cursor} if cursor else {})}
+        cursor = client._http.json("GET", f"/v1/studies/{study}/trials", params=params)["next_cursor"]
+    assert cursor is not None
+    return cursor
 
 
 def grow(client: Client, study: str, to: int, metrics: tuple[str, ...] = ("loss",)) -> None:
@@ -183,11 +185,11 @@ class Reader:
         lines = self._lines("events", after=after, follow=False)
         return sum(line.startswith("id:") for line in lines), "events"
 
-    def last_event(self) -> int:
-        """The id in the middle of the stream."""
+    def places(self) -> tuple[int, int]:
+        """The ids in the middle and at the end of the stream."""
         lines = self._lines("events", after=0, follow=False)
         ids = [int(line[3:]) for line in lines if line.startswith("id:")]
-        return ids[len(ids) // 2]
+        return ids[len(ids) // 2], ids[-1]
 
     def _lines(self, what: str, **params: Any) -> Iterator[str]:
         headers = {"Authorization": f"Bearer {self._client.key}"}
@@ -205,9 +207,9 @@ def read_all(client: Client, study: str, pid: int) -> float:
     reader.read("export, JSON lines", lambda: reader.export("jsonl"))
     reader.read("export, CSV", lambda: reader.export("csv"))
     reader.read("events from the start", reader.events)
-    middle = reader.last_event()
+    middle, last = reader.places()
     reader.read("events resumed in the middle", lambda: reader.events(middle))
-    reader.read("events resumed at the end", lambda: reader.events(2**62))
+    reader.read("events resumed at the end", lambda: reader.events(last))
     return max(reader.growth)
 
 

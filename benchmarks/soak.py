@@ -160,7 +160,7 @@ class Soak:
         try:
             with redis.Redis(port=self.fleet.redis_port) as client:
                 client.flushall()
-        except redis.ConnectionError:
+        except redis.RedisError:
             self.done["redis flushed"] -= 1
 
     def _weigh(self) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -50,11 +50,13 @@ def measured() -> Iterator[Usage]:
 
 def megabytes(part: str) -> list[float]:
     """Resident memory of each process of a part."""
-    return [
-        int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE_MEGABYTES
-        for pid, (of, _) in _seconds().items()
-        if of == part
-    ]
+    found = []
+    for pid, (of, _) in _seconds().items():
+        if of == part:
+            # it may have ended meanwhile
+            with suppress(OSError, IndexError):
+                found.append(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE_MEGABYTES)
+    return found
 
 
 def _machine_busy() -> float:

@@ -129,10 +129,15 @@ def _how_many(
     left = min(n_startable(study)[0], MAX_SUGGESTIONS_A_JOB)
     if not looks_at_data(study):
         return n_timeless_to_prepare(study, n_slots=n_slots) - n_ready, True
-    n_initial = study.spec.n_initial - study.n_trials - n_prepared
+    n_initial = _n_initial_left(study, n_prepared=n_prepared)
     if n_initial > 0:
         return min(n_initial, left), True
     return min(n_to_prepare(study, n_slots=n_slots), left) - n_ready, False
+
+
+def _n_initial_left(study: Study, *, n_prepared: int) -> int:
+    """Points of the initial design that are neither started nor prepared; below zero where others came instead."""
+    return study.spec.n_initial - study.n_trials - n_prepared
 
 
 def _write(plan: _Plan, proposal: Proposal, *, study: Study, store: Store) -> int:
@@ -141,6 +146,7 @@ def _write(plan: _Plan, proposal: Proposal, *, study: Study, store: Store) -> in
     fit_id = FitId(new_id())
     space = study.spec.space
     taken = _taken(plan, proposal, study=study, store=store)
+    wanted = proposal.candidates[: _n_still_wanted(plan, study=study, store=store)]
     new = [
         Suggestion(
             id=SuggestionId(new_id()),
@@ -162,7 +168,7 @@ def _write(plan: _Plan, proposal: Proposal, *, study: Study, store: Store) -> in
             position=position,
             created_at=now,
         )
-        for position, candidate in enumerate(proposal.candidates)
+        for position, candidate in enumerate(wanted)
         if space.key(candidate.parameters) not in taken
     ]
     if not plan.is_timeless:
@@ -177,6 +183,13 @@ def _write(plan: _Plan, proposal: Proposal, *, study: Study, store: Store) -> in
     store.studies.save(replace(study, updated_at=now))
     store.records.add_event(_event(plan, proposal, n_written=len(new), study=study, now=now))
     return len(new)
+
+
+def _n_still_wanted(plan: _Plan, *, study: Study, store: Store) -> int:
+    """What trials given meanwhile leave of the initial design; else all that was asked for."""
+    if not plan.is_timeless or not looks_at_data(study):
+        return plan.request.count
+    return max(_n_initial_left(study, n_prepared=len(store.suggestions.prepared(study.id))), 0)
 
 
 def _taken(plan: _Plan, proposal: Proposal, *, study: Study, store: Store) -> set[str]:

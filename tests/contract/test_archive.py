@@ -47,7 +47,7 @@ from bo_service.storage.archive import archived, kind_of
 from bo_service.storage.archive_file import KINDS, ArchiveError, Fingerprint
 from bo_service.storage.tables import EventRow, FitRow, StudyRow, Table, table_of
 from tests.conftest import _fresh_postgres
-from tests.contract.test_store import advance_all, claim, complete, end_pause, new_study, run_jobs
+from tests.steps import advance_all, claim, complete, end_pause, new_study, run_jobs
 
 PAIRS = [
     pytest.param(kinds, id="->".join(kinds), marks=pytest.mark.postgres if "postgres" in kinds else ())

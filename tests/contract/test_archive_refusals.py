@@ -32,7 +32,7 @@ from bo_service.settings import Settings
 from bo_service.storage.archive_file import ArchiveError
 from bo_service.storage.tables import StudyRow, table_of
 from tests.contract.test_archive import database, is_empty, moved
-from tests.contract.test_store import claim, complete, new_study, run_jobs
+from tests.steps import claim, complete, new_study, run_jobs
 
 
 def damaged(archive: bytes, kind: str) -> bytes:

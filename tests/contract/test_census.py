@@ -13,8 +13,8 @@ from bo_service.domain.job import Queue, Role, ServiceProcess
 from bo_service.domain.records import Event, EventKind
 from bo_service.orchestrator.reap import claim_job, crash_job
 from bo_service.storage import census as module
-from tests.contract.test_store import advance_all, claim, complete, new_study, run_jobs
 from tests.faults.test_in_process import let_the_lease_end
+from tests.steps import advance_all, claim, complete, new_study, run_jobs
 from workers.house import Housekeeper
 
 

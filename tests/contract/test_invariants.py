@@ -12,7 +12,7 @@ from bo_service.domain.ids import ProjectId
 from bo_service.domain.study import Study
 from bo_service.storage.invariants import RULES, Rule
 from bo_service.storage.tables import UtcDateTime
-from tests.contract.test_store import claim, complete, fill, new_study, run_jobs
+from tests.steps import claim, complete, fill, new_study, run_jobs
 
 DAMAGE = {
     "_numbers_are_dense": "UPDATE trials SET number = 7 WHERE number = 2",

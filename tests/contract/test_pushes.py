@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import event
 
 from bo_service.bootstrap import Services, broken_invariants
 from bo_service.domain.errors import Invalid
@@ -27,7 +24,7 @@ from bo_service.orchestrator.edit_study import edit_study
 from bo_service.orchestrator.end_attempt import release_trial
 from bo_service.orchestrator.enqueue_configuration import enqueue_configuration
 from bo_service.orchestrator.push_trials import push_trials
-from tests.contract.test_store import advance_all, claim, complete, fill, new_study, run_jobs
+from tests.steps import advance_all, claim, complete, counted, fill, new_study, run_jobs
 from workers.house import Housekeeper
 from workers.pusher import Pusher
 
@@ -245,21 +242,6 @@ def test_the_relay_hears_of_a_free_slot_and_looks_at_pushed_studies_alone(
     pusher.heard(study.id)
     assert pusher.awake.is_set()
     assert pusher.round(services) == 1
-
-
-@contextmanager
-def counted(services: Services) -> Iterator[list[str]]:
-    """The statements sent to the database."""
-    said: list[str] = []
-
-    def note(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
-        said.append(statement)
-
-    event.listen(services.transactions.engine, "before_cursor_execute", note)
-    try:
-        yield said
-    finally:
-        event.remove(services.transactions.engine, "before_cursor_execute", note)
 
 
 def test_nothing_is_asked_of_the_database_about_pushes_where_a_study_does_not_push(

@@ -4,94 +4,23 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from datetime import timedelta
-from typing import Any
 
 import pytest
-from sqlalchemy import event, text
+from sqlalchemy import text
 
-import bo_service.orchestrator.reap as reaping
 from bo_service.bootstrap import Services, broken_invariants, build_services
 from bo_service.domain.errors import Conflict, Invalid, NameTaken, TrialClosed
-from bo_service.domain.ids import JobId, LeaseToken, ProjectId
-from bo_service.domain.job import JobKind, JobState, pause_after
-from bo_service.domain.proposal import Candidate, FitRecord, Measurement, Proposal, ProposalRequest, StudyView
+from bo_service.domain.ids import ProjectId
+from bo_service.domain.proposal import Measurement
 from bo_service.domain.records import EventKind, StoredReply
-from bo_service.domain.spec import StudySpec
 from bo_service.domain.study import Study, StudyState
 from bo_service.domain.trial import AttemptExit, Trial, TrialState
-from bo_service.orchestrator.advance_study import advance_study
-from bo_service.orchestrator.attach_trials import GivenTrial, import_trials
 from bo_service.orchestrator.bookkeeping import close_trial
 from bo_service.orchestrator.claim_trials import ClaimRequest, claim_trials
-from bo_service.orchestrator.create_study import create_study
 from bo_service.orchestrator.edit_study import edit_study
-from bo_service.orchestrator.reap import claim_job, crash_job, release_job, requeue_orphans
-from bo_service.orchestrator.record_observation import Outcome, record_observation
 from bo_service.orchestrator.renew_lease import renew_lease
-from bo_service.orchestrator.rescue_claims import rescue_claims
-from bo_service.orchestrator.study_view import KnownTrials
-from surrogates.sampling import space_filling
-from workers.house import Housekeeper
-from workers.tasks import generate
-
-
-def draw(view: StudyView, request: ProposalRequest, warm_state: bytes | None) -> Proposal:
-    """A generator without a model: the store does not care."""
-    points = space_filling(view.spec.space, request.count, seed=view.seed, start=view.design_index)
-    candidates = tuple(Candidate(parameters=p, generator="sobol") for p in points)
-    return Proposal(candidates=candidates, fit=FitRecord(surrogate="sobol", state=None))
-
-
-def run_jobs(services: Services) -> int:
-    """Run queued jobs until none is left."""
-    n = 0
-    while (job := claim_job(LeaseToken(f"test:{n}"), lease_seconds=60, uow=services.uow)) is not None:
-        advance_study(job, uow=services.uow, generate=draw, known=KnownTrials())
-        n += 1
-    return n
-
-
-def advance_all(services: Services) -> None:
-    """Run queued jobs with the real generators."""
-    known = KnownTrials()
-    while (job := claim_job(LeaseToken("test"), lease_seconds=60, uow=services.uow)) is not None:
-        advance_study(job, uow=services.uow, generate=generate, known=known)
-
-
-def end_pause(services: Services, job_id: JobId) -> None:
-    """Let a job that rests be due now."""
-    with services.uow() as store:
-        store.jobs.save(replace(store.jobs.get(job_id), ready_at=store.now()))
-        store.commit()
-
-
-def new_study(services: Services, project: ProjectId, make_spec, **changes: Any) -> Study:
-    return create_study(StudySpec.model_validate(make_spec(**changes)), project_id=project, uow=services.uow)
-
-
-def claim(services: Services, study: Study, worker: str = "w", count: int = 1) -> tuple[Trial, ...]:
-    request = ClaimRequest(worker=worker, count=count, fixed={}, reclaim=False)
-    return claim_trials(study.id, request, project_id=study.project_id, uow=services.uow).trials
-
-
-def complete(services: Services, trial: Trial, project: ProjectId, value: float) -> Trial:
-    outcome = Outcome(measurements={"loss": Measurement(value=value)})
-    assert trial.lease is not None
-    return record_observation(trial.id, outcome, lease=trial.lease, project_id=project, uow=services.uow)
-
-
-def fill(services: Services, study: Study, n: int) -> None:
-    rows = [
-        GivenTrial(parameters=p, outcome=Outcome(measurements={"loss": Measurement(value=float(i + 1))}))
-        for i, p in enumerate(space_filling(study.spec.space, n, seed=5))
-    ]
-    import_trials(
-        study.id, rows, dry_run=False, skip_bad_rows=False, project_id=study.project_id, uow=services.uow
-    )
+from tests.steps import advance_all, claim, complete, counted, fill, new_study, run_jobs
 
 
 def test_a_name_is_unique_in_its_project_alone(services, project, make_spec) -> None:
@@ -138,128 +67,6 @@ def test_threads_never_share_a_trial_or_a_number(services, project, make_spec) -
         found = store.studies.get(study.id)
     assert found.n(TrialState.COMPLETED) == len(given)
     assert found.best_value == 1.0
-
-
-def test_jobs_of_a_study_are_coalesced_and_fenced(services, project, make_spec) -> None:
-    study = new_study(services, project, make_spec)
-    with services.uow() as store:
-        for _ in range(3):
-            store.jobs.enqueue(study.id, JobKind.ADVANCE, {}, now=store.now())
-        store.commit()
-    first = claim_job(LeaseToken("one"), lease_seconds=60, uow=services.uow)
-    assert first is not None
-    assert claim_job(LeaseToken("two"), lease_seconds=60, uow=services.uow) is None
-    with services.uow() as store:
-        store.jobs.enqueue(study.id, JobKind.ADVANCE, {}, now=store.now())
-        assert store.jobs.get(first.id).is_dirty
-        store.commit()
-    assert requeue_orphans("one", is_dead=lambda _: True, uow=services.uow) == 1
-    assert claim_job(LeaseToken("two"), lease_seconds=60, uow=services.uow) is None, "it rests first"
-    end_pause(services, first.id)
-    second = claim_job(LeaseToken("three"), lease_seconds=60, uow=services.uow)
-    assert second is not None
-    assert (second.id, second.n_crashes) == (first.id, 1)
-    assert advance_study(first, uow=services.uow, generate=draw, known=KnownTrials()) == 0
-    assert advance_study(second, uow=services.uow, generate=draw, known=KnownTrials()) > 0
-
-
-def test_a_dirty_job_runs_once_more(services, project, make_spec) -> None:
-    study = new_study(services, project, make_spec)
-    job = claim_job(LeaseToken("one"), lease_seconds=60, uow=services.uow)
-    assert job is not None
-    with services.uow() as store:
-        store.jobs.enqueue(study.id, JobKind.ADVANCE, {}, now=store.now())
-        store.commit()
-    advance_study(job, uow=services.uow, generate=draw, known=KnownTrials())
-    with services.uow() as store:
-        assert store.jobs.get(job.id).state is JobState.QUEUED
-
-
-def test_three_crashes_open_the_breaker_and_the_study_goes_on_labelled(services, project, make_spec) -> None:
-    study = new_study(services, project, make_spec, surrogate={"name": "gp"}, initial={"size": 1})
-    for i in range(3):
-        job = claim_job(LeaseToken(f"t{i}"), lease_seconds=60, uow=services.uow)
-        assert job is not None
-        assert crash_job(job, "out of memory", uow=services.uow)
-        assert not crash_job(job, "out of memory", uow=services.uow), "its token is void"
-        end_pause(services, job.id)
-    with services.uow(read_only=True) as store:
-        assert "out of memory" in (store.studies.get(study.id).breaker_reason or "")
-    seen: list[str | None] = []
-
-    def generate(view: StudyView, request: ProposalRequest, warm_state: bytes | None) -> Proposal:
-        seen.append(request.fallback_reason)
-        return draw(view, request, warm_state)
-
-    job = claim_job(LeaseToken("next"), lease_seconds=60, uow=services.uow)
-    assert job is not None
-    advance_study(job, uow=services.uow, generate=generate, known=KnownTrials())
-    assert seen[0] is not None
-    assert "3 crashes" in seen[0]
-    assert len(claim(services, study)) == 1
-
-
-def test_a_job_that_always_fails_rests_longer_each_time(services, project, make_spec) -> None:
-    study = new_study(services, project, make_spec)
-    pauses = []
-    for i in range(6):
-        job = claim_job(LeaseToken(f"t{i}"), lease_seconds=60, uow=services.uow)
-        assert job is not None
-        crash_job(job, "no such plug-in", uow=services.uow)
-        with services.uow(read_only=True) as store:
-            crashed = store.jobs.get(job.id, lock=False)
-        pauses.append((crashed.ready_at - crashed.updated_at).total_seconds())
-        end_pause(services, job.id)
-    assert pauses == [1, 2, 4, 8, 16, 32]
-    assert pause_after(1000).total_seconds() == 600
-    with services.uow(read_only=True) as store:
-        kinds = [e.kind for e in store.records.events(study.id, after=0, limit=100)]
-    assert kinds.count(EventKind.JOB_CRASHED) == 6
-    assert kinds.count(EventKind.BREAKER) == 1
-
-
-def test_a_released_job_counts_no_crash(services, project, make_spec) -> None:
-    new_study(services, project, make_spec)
-    for i in range(5):
-        job = claim_job(LeaseToken(f"t{i}"), lease_seconds=60, uow=services.uow)
-        assert job is not None
-        assert job.n_crashes == 0
-        assert release_job(job, uow=services.uow)
-        assert not release_job(job, uow=services.uow)
-
-
-def test_a_busy_study_does_not_starve_another(services, project, make_spec) -> None:
-    busy = new_study(services, project, make_spec)
-    job = claim_job(LeaseToken("one"), lease_seconds=60, uow=services.uow)
-    assert job is not None
-    other = new_study(services, project, make_spec)
-    with services.uow() as store:
-        store.jobs.enqueue(busy.id, JobKind.ADVANCE, {}, now=store.now())
-        store.commit()
-    advance_study(job, uow=services.uow, generate=draw, known=KnownTrials())
-    order = [claim_job(LeaseToken(f"t{i}"), lease_seconds=60, uow=services.uow) for i in range(2)]
-    assert [j.study_id for j in order if j] == [other.id, busy.id]
-
-
-def test_what_cannot_be_reaped_does_not_keep_the_rest(services, project, make_spec, monkeypatch) -> None:
-    study = new_study(services, project, make_spec)
-    run_jobs(services)
-    first, second = claim(services, study, count=2)
-    with services.uow() as store:
-        for trial in (first, second):
-            store.trials.save(replace(trial, lease_expires_at=store.now() - timedelta(seconds=1)))
-        store.commit()
-    whole = reaping.end_attempt_without_result
-
-    def partly(trial, *args, **options):
-        if trial.id == first.id:
-            raise RuntimeError("odd data")
-        return whole(trial, *args, **options)
-
-    monkeypatch.setattr(reaping, "end_attempt_without_result", partly)
-    assert Housekeeper(services.uow).round() == 1
-    with services.uow(read_only=True) as store:
-        assert store.trials.get(second.id).state is TrialState.QUEUED
 
 
 def test_every_attempt_has_its_own_curve(services, project, make_spec) -> None:
@@ -383,21 +190,6 @@ def test_replies_are_kept_for_their_project(services, project) -> None:
         assert store.records.reply(ProjectId("other"), "key") is None
 
 
-@contextmanager
-def counted(services: Services) -> Iterator[list[str]]:
-    """The statements sent to the database."""
-    sent: list[str] = []
-
-    def note(_c: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        sent.append(statement)
-
-    event.listen(services.transactions.engine, "before_cursor_execute", note)
-    try:
-        yield sent
-    finally:
-        event.remove(services.transactions.engine, "before_cursor_execute", note)
-
-
 def statements(services: Services, study: Study, project: ProjectId) -> dict[str, int]:
     """How many statements each hot path takes now."""
     counts: dict[str, int] = {}
@@ -493,41 +285,3 @@ def n_waiting(services: Services) -> int:
     """Statements that wait for another transaction's lock."""
     with services.transactions(read_only=True) as (connection, _):
         return int(connection.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted")).scalar_one())
-
-
-def test_behind_an_overdue_fit_waiting_workers_get_labelled_points(services, project, make_spec) -> None:
-    study = new_study(services, project, make_spec, surrogate={"name": "gp"}, initial={"size": 2})
-    run_jobs(services)
-    for trial in claim(services, study, count=2):
-        complete(services, trial, project, 1.0)
-    job = claim_job(LeaseToken("slow"), lease_seconds=60, uow=services.uow)
-    assert job is not None
-    assert claim(services, study) == ()
-    assert rescue_claims(job, uow=services.uow, generate=draw) == 1
-    (trial,) = claim(services, study)
-    assert "fit_deadline" in (trial.provenance.fallback_reason or "")
-    assert rescue_claims(job, uow=services.uow, generate=draw) == 0
-
-
-def test_a_rested_breaker_lets_one_job_try_and_closes_when_it_succeeds(services, project, make_spec) -> None:
-    study = new_study(services, project, make_spec, surrogate={"name": "gp"}, initial={"size": 1})
-    run_jobs(services)
-    (trial,) = claim(services, study)
-    complete(services, trial, project, 1.0)
-    with services.uow() as store:
-        found = store.studies.get(study.id, lock=True)
-        long_ago = found.created_at - timedelta(hours=1)
-        store.studies.save(replace(found, breaker_reason="breaker: test", breaker_opened_at=long_ago))
-        store.commit()
-    seen: list[str | None] = []
-
-    def generate(view: StudyView, request: ProposalRequest, warm_state: bytes | None) -> Proposal:
-        seen.append(request.fallback_reason)
-        return draw(view, request, warm_state)
-
-    job = claim_job(LeaseToken("try"), lease_seconds=60, uow=services.uow)
-    assert job is not None
-    advance_study(job, uow=services.uow, generate=generate, known=KnownTrials())
-    assert seen == [None]
-    with services.uow(read_only=True) as store:
-        assert store.studies.get(study.id).breaker_reason is None

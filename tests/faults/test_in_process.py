@@ -23,7 +23,7 @@ from bo_service.orchestrator.reap import claim_job
 from bo_service.orchestrator.study_view import KnownTrials
 from bo_service.settings import Settings
 from tests.conftest import _fresh_postgres
-from tests.contract.test_store import claim, complete, draw, new_study
+from tests.steps import claim, complete, draw, new_study
 from workers.house import Housekeeper
 from workers.runner import Runner
 from workers.tasks import Desk

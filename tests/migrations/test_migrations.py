@@ -23,7 +23,7 @@ from bo_service.orchestrator.create_study import create_study
 from bo_service.orchestrator.manage_keys import create_key
 from bo_service.settings import Settings
 from bo_service.storage.tables import Table
-from tests.contract.test_store import claim, complete, new_study, run_jobs
+from tests.steps import claim, complete, new_study, run_jobs
 
 
 def revisions(settings: Settings) -> list[str]:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,10 @@ class Service:
         wait_until_ready(self.url, self.process)
 
 
+StartService = Callable[..., Service]
+"""Given settings, as environment variables: a service that runs with them."""
+
+
 def start_process(port: int, environment: dict[str, str]) -> subprocess.Popen[bytes]:
     processes = int(environment.get("TEST_API_PROCESSES", "1"))
     code = f"from bo_service.main import serve; serve('127.0.0.1', {port}, processes={processes})"
@@ -79,13 +84,13 @@ def wait_until_ready(url: str, process: subprocess.Popen[bytes]) -> None:
     raise TimeoutError("the service did not start")
 
 
-@pytest.fixture(scope="session")
-def start_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Service]]:
-    """Start services with settings of their own; all end with the session."""
+@contextmanager
+def running_services(homes: pytest.TempPathFactory) -> Iterator[StartService]:
+    """Starts services with settings of their own; all end with the block."""
     started: list[Service] = []
 
     def start(**settings: str) -> Service:
-        home = tmp_path_factory.mktemp("home")
+        home = homes.mktemp("home")
         environment = os.environ | {"BO_HOME": str(home)} | settings
         process = start_process(0, environment)
         found = wait_for_credentials(home / "credentials.json", process)
@@ -95,20 +100,37 @@ def start_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable
         started.append(service)
         return service
 
-    yield start
-    for service in started:
-        service.process.terminate()
-    for service in started:
-        try:
-            service.process.wait(10)
-        except subprocess.TimeoutExpired:
-            service.kill()
+    try:
+        yield start
+    finally:
+        for service in started:
+            service.process.terminate()
+        for service in started:
+            try:
+                service.process.wait(10)
+            except subprocess.TimeoutExpired:
+                service.kill()
+
+
+@pytest.fixture
+def start_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartService]:
+    """Start services that end with the test."""
+    with running_services(tmp_path_factory) as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def start_module_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartService]:
+    """Start services that end with the module."""
+    with running_services(tmp_path_factory) as start:
+        yield start
 
 
 @pytest.fixture(scope="session")
-def service(start_service: Callable[..., Service]) -> Service:
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """One service for all tests of a worker; tests keep apart by study name."""
-    return start_service()
+    with running_services(tmp_path_factory) as start:
+        yield start()
 
 
 @pytest.fixture

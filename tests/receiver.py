@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from tests.waiting import until
+
 
 @dataclass
 class Message:
@@ -65,10 +67,7 @@ class Receiver:
         return self.messages
 
     def until(self, is_so: Callable[[], bool], *, seconds: float = 30) -> None:
-        deadline = time.monotonic() + seconds
-        while not is_so():
-            assert time.monotonic() < deadline, self.messages
-            time.sleep(0.02)
+        until(is_so, "what the receiver waits for", seconds=seconds)
 
     def of_kind(self, kind: str) -> list[Message]:
         return [message for message in self.messages if message.json.get("type") == kind]

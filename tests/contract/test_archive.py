@@ -50,13 +50,12 @@ from tests.conftest import _fresh_postgres
 from tests.steps import advance_all, claim, complete, end_pause, new_study, run_jobs
 
 PAIRS = [
-    pytest.param(kinds, id="->".join(kinds), marks=pytest.mark.postgres if "postgres" in kinds else ())
-    for kinds in (
-        ("sqlite", "sqlite"),
-        ("sqlite", "postgres"),
-        ("postgres", "sqlite"),
-        ("postgres", "postgres"),
-    )
+    pytest.param(("sqlite", "sqlite"), id="sqlite->sqlite", marks=pytest.mark.slow),
+    pytest.param(("sqlite", "postgres"), id="sqlite->postgres", marks=pytest.mark.postgres),
+    pytest.param(("postgres", "sqlite"), id="postgres->sqlite", marks=pytest.mark.postgres),
+    pytest.param(
+        ("postgres", "postgres"), id="postgres->postgres", marks=[pytest.mark.postgres, pytest.mark.slow]
+    ),
 ]
 
 

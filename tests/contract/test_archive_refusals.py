@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -33,6 +32,7 @@ from bo_service.storage.archive_file import ArchiveError
 from bo_service.storage.tables import StudyRow, table_of
 from tests.contract.test_archive import database, is_empty, moved
 from tests.steps import claim, complete, new_study, run_jobs
+from tests.waiting import until
 
 
 def damaged(archive: bytes, kind: str) -> bytes:
@@ -278,10 +278,7 @@ def test_a_killed_import_leaves_the_database_empty(
     assert process.stdout.readline() == "loaded\n"
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    deadline = time.monotonic() + 20
-    while not is_empty(empty_database):
-        assert time.monotonic() < deadline, "half an import stayed"
-        time.sleep(0.1)
+    until(lambda: is_empty(empty_database), "the end of half an import")
     import_database(empty_database, io.BytesIO(small_archive))
 
 
@@ -324,6 +321,7 @@ def bo(home: Path, *arguments: str, stdin: bytes | None = None) -> tuple[int, by
     return done.returncode, done.stdout, done.stderr.decode()
 
 
+@pytest.mark.slow
 def test_the_commands(tmp_path: Path, small_archive: bytes) -> None:
     file = tmp_path / "bo.archive"
     status, _, err = bo(tmp_path / "nowhere", "export", str(file))

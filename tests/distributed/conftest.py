@@ -8,15 +8,15 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from bo_service.settings import Settings
-from tests.conftest import Service, _fresh_postgres
+from tests.conftest import Service, StartService, _fresh_postgres
+from tests.waiting import until
 
 STOP_SECONDS = 20
 
@@ -54,7 +54,7 @@ class RedisServer:
     def start(self) -> None:
         command = [self.binary, "--port", str(self.port), "--save", "", "--dir", str(self.folder)]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        wait_for(self._answers, "Redis")
+        until(self._answers, "Redis")
 
     def kill(self) -> None:
         assert self.process is not None
@@ -77,14 +77,6 @@ class RedisServer:
             return False
 
 
-def wait_for(is_so: Callable[[], bool], what: str, *, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not is_so():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{what}: not within {seconds:g} s")
-        time.sleep(0.05)
-
-
 @pytest.fixture
 def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
     server = RedisServer(redis_binary(), free_port(), tmp_path)
@@ -99,18 +91,15 @@ class Fleet:
 
     environment: dict[str, str]
     home: Path
-    start_service: Callable[..., Service]
+    start_service: StartService
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
-    services: list[Service] = field(default_factory=list)
 
     @property
     def settings(self) -> Settings:
         return Settings(home=self.home, database_url=self.environment["BO_DATABASE_URL"])
 
     def api(self) -> Service:
-        started = self.start_service(**self.environment)
-        self.services.append(started)
-        return started
+        return self.start_service(**self.environment)
 
     def start(self, name: str, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
         """`bo ARGUMENTS` under a name of ours."""
@@ -160,16 +149,9 @@ class Fleet:
         process.wait()
 
     def stop(self) -> None:
-        """End them all, the API too: the tests of a session share one database server and its connections."""
-        for service in self.services:
-            service.process.terminate()
+        """End all but the API, which ends with the test."""
         for process in self.processes.values():
             process.terminate()
-        for service in self.services:
-            try:
-                service.process.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                service.kill()
         for name, process in list(self.processes.items()):
             try:
                 process.wait(STOP_SECONDS)
@@ -182,7 +164,7 @@ class Fleet:
 
 @pytest.fixture
 def fleet(
-    tmp_path: Path, postgres_url: str, redis_server: RedisServer, start_service: Callable[..., Service]
+    tmp_path: Path, postgres_url: str, redis_server: RedisServer, start_service: StartService
 ) -> Iterator[Fleet]:
     environment = {
         "BO_DATABASE_URL": _fresh_postgres(postgres_url),
@@ -192,6 +174,5 @@ def fleet(
         "BO_JOB_RESEND_SECONDS": "2",
     }
     found = Fleet(os.environ | environment, tmp_path, start_service)
-    found.environment = dict(found.environment)
     yield found
     found.stop()

@@ -27,7 +27,8 @@ from sqlalchemy import make_url
 
 from bo_service.client import Client
 from tests.deploy.compose import ROOT, Compose, ComposeService, load_compose, seconds
-from tests.distributed.conftest import free_port, redis_binary, wait_for
+from tests.distributed.conftest import free_port, redis_binary
+from tests.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.postgres]
 
@@ -208,7 +209,7 @@ def _database_for(url: str, server: str) -> str:
 def bring_up(stack: Stack) -> str:
     """In the order the file gives; returns the first admin key."""
     stack.start_redis()
-    wait_for(lambda: not stack.health("redis"), "Redis is healthy")
+    until(lambda: not stack.health("redis"), "Redis is healthy")
     migrated = stack.run("bo")
     assert migrated.returncode == 0, migrated.stderr
     for name in ("api", "relay", "compute-cpu"):
@@ -221,7 +222,7 @@ def bring_up(stack: Stack) -> str:
 def test_a_study_runs_to_its_end_and_every_process_ends_with_status_0(stack: Stack) -> None:
     key = bring_up(stack)
     for name in ("api", "relay", "compute-cpu"):
-        wait_for(lambda name=name: not stack.health(name), f"{name} is healthy", seconds=120)
+        until(lambda name=name: not stack.health(name), f"{name} is healthy", seconds=120)
     assert "unauthorized" in stack.health("worker"), "its key is not valid yet"
     for _ in range(2):
         assert stack.run("worker-key").returncode == 0
@@ -236,7 +237,7 @@ def test_a_study_runs_to_its_end_and_every_process_ends_with_status_0(stack: Sta
     assert created.returncode == 0, created.stderr
     stack.start("worker")
     with Client(stack.url, key) as client:
-        wait_for(lambda: client.study("digits").state != "ACTIVE", "the study's end", seconds=240)
+        until(lambda: client.study("digits").state != "ACTIVE", "the study's end", seconds=240)
         study = client.study("digits")
         assert study.n_closed == 10
         generators = {trial.raw["provenance"]["generator"] for trial in client.trials("digits")}
@@ -273,19 +274,19 @@ def nothing_was_written_or_told(stack: Stack, key: str) -> None:
 
 def test_a_relay_without_its_broker_is_unhealthy_until_it_is_back(stack: Stack) -> None:
     bring_up(stack)
-    wait_for(lambda: not stack.health("relay"), "the relay is healthy", seconds=120)
+    until(lambda: not stack.health("relay"), "the relay is healthy", seconds=120)
     redis = stack.processes["redis"]
     redis.kill()
     redis.wait()
-    wait_for(lambda: "broker" in stack.health("relay"), "the relay misses its broker", seconds=120)
+    until(lambda: "broker" in stack.health("relay"), "the relay misses its broker", seconds=120)
     stack.start_redis()
-    wait_for(lambda: not stack.health("relay"), "the relay is healthy again", seconds=120)
+    until(lambda: not stack.health("relay"), "the relay is healthy again", seconds=120)
 
 
 def test_a_worker_killed_leaves_an_unhealthy_container(stack: Stack) -> None:
     bring_up(stack)
-    wait_for(lambda: not stack.health("relay"), "the relay is healthy", seconds=120)
+    until(lambda: not stack.health("relay"), "the relay is healthy", seconds=120)
     relay = stack.processes.pop("relay")
     relay.kill()
     relay.wait()
-    wait_for(lambda: "was heard of" in stack.health("relay"), "the relay is missed", seconds=120)
+    until(lambda: "was heard of" in stack.health("relay"), "the relay is missed", seconds=120)

@@ -28,7 +28,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 from bo_service.bootstrap import broken_invariants, build_services
 from bo_service.domain.trial import TrialState
 from bo_service.settings import Settings
-from tests.conftest import Service, _fresh_postgres
+from tests.conftest import Service, StartService, _fresh_postgres
 from tests.distributed.answers_model import (
     CLAIMS,
     MAX_ATTEMPTS,
@@ -249,7 +249,7 @@ def value_of(trial: dict[str, Any]) -> float | None:
 
 
 @pytest.fixture(scope="module")
-def together(start_service: Callable[..., Service], postgres_url: str) -> Iterator[Service]:
+def together(start_service: StartService, postgres_url: str) -> Iterator[Service]:
     service = start_service(
         BO_DATABASE_URL=_fresh_postgres(postgres_url),
         TEST_API_PROCESSES="2",

@@ -7,8 +7,9 @@ import time
 import pytest
 
 from bo_service.client import Client
-from tests.distributed.conftest import Fleet, RedisServer, wait_for
+from tests.distributed.conftest import Fleet, RedisServer
 from tests.receiver import Receiver, listening
+from tests.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.postgres]
 
@@ -60,7 +61,7 @@ def test_two_relays_send_each_job_once(fleet: Fleet, redis_server: RedisServer, 
     with Client(api.url, api.key) as client, redis.Redis.from_url(redis_server.url) as broker:
         for _ in range(30):
             client.create_study(make_spec())
-        wait_for(lambda: broker.llen("cpu") == 30, "thirty messages")
+        until(lambda: broker.llen("cpu") == 30, "thirty messages")
         time.sleep(2)
         assert broker.llen("cpu") == 30
 
@@ -74,7 +75,7 @@ def test_two_relays_share_the_webhooks_and_send_each_message_once(fleet: Fleet, 
         made = [client.webhooks.create(receiver.url, kinds=["study_finished"]) for _ in range(5)]
         for _ in range(8):
             client.stop(client.create_study(make_spec()).id)
-        wait_for(lambda: len(receiver.messages) >= 40, "forty messages")
+        until(lambda: len(receiver.messages) >= 40, "forty messages")
         time.sleep(3)
         assert len(receiver.messages) == len({message.id for message in receiver.messages}) == 40
         secrets = [webhook["secret"] for webhook in made]

@@ -14,7 +14,7 @@ import pytest
 
 from bo_service.client import Client
 from bo_service.domain.job import JobState
-from tests.distributed.conftest import Fleet, free_port, wait_for
+from tests.distributed.conftest import Fleet, free_port
 from tests.sleeping import sleeping_study, sleeping_surrogate
 from tests.slow.test_told_to_stop import (
     STOP_SECONDS,
@@ -26,6 +26,7 @@ from tests.slow.test_told_to_stop import (
     stop_under_load,
     told_to_stop,
 )
+from tests.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.postgres, pytest.mark.timeout(300)]
 
@@ -67,7 +68,7 @@ def test_one_of_two_services_told_to_stop_leaves_the_work_to_the_other(fleet: Fl
 def test_a_relay_ends_at_once(fleet: Fleet) -> None:
     fleet.api()
     relay = fleet.relay()
-    wait_for(lambda: "relaying" in fleet.log("relay"), "the relay")
+    until(lambda: "relaying" in fleet.log("relay"), "the relay")
     told_to_stop(relay)
     assert "Traceback" not in fleet.log("relay")
 
@@ -88,7 +89,7 @@ def test_a_relay_ends_though_its_broker_does_not_answer(
     api = fleet.api()
     url = silent_broker if broker == "silent" else f"redis://127.0.0.1:{free_port()}/0"
     relay = fleet.relay(BO_BROKER_URL=url)
-    wait_for(lambda: "relaying" in fleet.log("relay"), "the relay")
+    until(lambda: "relaying" in fleet.log("relay"), "the relay")
     with Client(api.url, api.key) as client:
         study = client.create_study(make_spec()).id
     time.sleep(2)
@@ -97,7 +98,7 @@ def test_a_relay_ends_though_its_broker_does_not_answer(
     fleet.relay("next")
     fleet.compute()
     with Client(api.url, api.key) as client:
-        wait_for(lambda: bool(client.claim(study, "w", wait_seconds=5).trials), "a suggestion")
+        until(lambda: bool(client.claim(study, "w", wait_seconds=5).trials), "a suggestion")
 
 
 def test_a_compute_worker_told_to_stop_lets_its_fit_end(fleet: Fleet, make_spec, tmp_path: Path) -> None:
@@ -137,7 +138,7 @@ def test_a_compute_worker_told_twice_gives_its_fit_back_uncounted(
         given_back(fleet.settings, job)
         fleet.environment |= {"TEST_FIT_SECONDS": "0"}
         fleet.compute("next")
-        wait_for(lambda: bool(client.claim(study, "w", wait_seconds=5).trials), "a suggestion", seconds=90)
+        until(lambda: bool(client.claim(study, "w", wait_seconds=5).trials), "a suggestion", seconds=90)
     (now,) = [found for found in jobs_of(fleet.settings, study) if found.id == job.id]
     assert now.n_crashes == 0
 

@@ -15,7 +15,8 @@ import pytest
 from bo_service.bootstrap import broken_invariants, build_services
 from bo_service.client import Client, Study
 from tests.conftest import Service
-from tests.distributed.conftest import Fleet, RedisServer, wait_for
+from tests.distributed.conftest import Fleet, RedisServer
+from tests.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.postgres]
 
@@ -63,7 +64,7 @@ def pushed(make_spec, objective: str, *, slots: int = 3, trials: int = 12, **cha
 
 
 def finished(client: Client, study: Study, *, seconds: float = 120) -> Study:
-    wait_for(lambda: client.study(study.id).state == "STOPPED", "the end of the study", seconds=seconds)
+    until(lambda: client.study(study.id).state == "STOPPED", "the end of the study", seconds=seconds)
     return client.study(study.id)
 
 
@@ -93,7 +94,7 @@ def test_a_worker_killed_mid_evaluation_loses_nothing(
 ) -> None:
     fleet.evaluate(api, "one", "--objective", GATED)
     study = client.create_study(pushed(make_spec, GATED, slots=2, trials=5, retry={"lease_seconds": 2}))
-    wait_for(lambda: n_under_way(gate) == 2, "two evaluations")
+    until(lambda: n_under_way(gate) == 2, "two evaluations")
     fleet.kill("one")
     (gate / "open").touch()
     fleet.evaluate(api, "two", "--objective", GATED)
@@ -108,10 +109,10 @@ def test_redis_flushed_midway_goes_on(
 
     study = client.create_study(pushed(make_spec, QUADRATIC))
     with redis.Redis.from_url(redis_server.url) as broker:
-        wait_for(lambda: broker.llen("objectives") == 3, "three messages")
+        until(lambda: broker.llen("objectives") == 3, "three messages")
     redis_server.flush()
     fleet.evaluate(api, "one", "--objective", QUADRATIC)
-    wait_for(lambda: client.study(study.id).n_closed >= 3, "results after the first flush")
+    until(lambda: client.study(study.id).n_closed >= 3, "results after the first flush")
     redis_server.flush()
     assert finished(client, study).counts["COMPLETED"] == 12
     assert n_attempts(client, study) == {1: 12}
@@ -126,11 +127,11 @@ def test_duplicates_of_every_message_act_once(
     fleet.relay(BO_JOB_RESEND_SECONDS="0.5")
     study = client.create_study(pushed(make_spec, GATED, slots=3, trials=3))
     with redis.Redis.from_url(redis_server.url) as broker:
-        wait_for(lambda: broker.llen("objectives") >= 9, "each message three times")
+        until(lambda: broker.llen("objectives") >= 9, "each message three times")
         fleet.kill("relay")
         fleet.evaluate(api, "one", "--objective", GATED, concurrency=6)
-        wait_for(lambda: broker.llen("objectives") == 0, "the messages taken")
-    wait_for(lambda: n_under_way(gate) == 3, "three evaluations")
+        until(lambda: broker.llen("objectives") == 0, "the messages taken")
+    until(lambda: n_under_way(gate) == 3, "three evaluations")
     (gate / "open").touch()
     assert finished(client, study).counts["COMPLETED"] == 3
     assert n_attempts(client, study) == {1: 3}
@@ -144,9 +145,9 @@ def test_two_relays_never_exceed_the_slots(
     fleet.relay("another")
     study = client.create_study(pushed(make_spec, GATED, slots=5, trials=40))
     with redis.Redis.from_url(redis_server.url) as broker:
-        wait_for(lambda: broker.llen("objectives") >= 5, "five messages")
+        until(lambda: broker.llen("objectives") >= 5, "five messages")
     fleet.evaluate(api, "one", "--objective", GATED, concurrency=8)
-    wait_for(lambda: n_under_way(gate) >= 5, "five evaluations")
+    until(lambda: n_under_way(gate) >= 5, "five evaluations")
     (gate / "open").touch()
     while (found := client.study(study.id)).state == "ACTIVE":
         assert found.counts["RUNNING"] <= 5
@@ -158,7 +159,7 @@ def test_an_objective_the_fleet_does_not_allow_is_refused(
 ) -> None:
     fleet.evaluate(api, "one", "--objective", QUADRATIC)
     study = client.create_study(pushed(make_spec, "os:abort"))
-    wait_for(lambda: "refused: 'os:abort'" in fleet.log("one"), "the refusal")
+    until(lambda: "refused: 'os:abort'" in fleet.log("one"), "the refusal")
     assert client.study(study.id).n_trials == 0
     client.edit(study.id, push={"objective": QUADRATIC, "slots": 3})
     assert finished(client, study).counts["COMPLETED"] == 12
@@ -169,18 +170,18 @@ def test_a_stopping_worker_ends_its_evaluations_and_a_hurried_one_gives_them_bac
 ) -> None:
     warm = fleet.evaluate(api, "warm", "--objective", GATED)
     study = client.create_study(pushed(make_spec, GATED, slots=2, trials=6))
-    wait_for(lambda: n_under_way(gate) == 2, "two evaluations")
+    until(lambda: n_under_way(gate) == 2, "two evaluations")
     warm.send_signal(signal.SIGTERM)
-    wait_for(lambda: "Warm" in fleet.log("warm"), "the warm shutdown")
+    until(lambda: "Warm" in fleet.log("warm"), "the warm shutdown")
     (gate / "open").touch()
     assert warm.wait(30) == 0
     assert client.study(study.id).counts["COMPLETED"] == 2
 
     (gate / "open").unlink()
     cold = fleet.evaluate(api, "cold", "--objective", GATED)
-    wait_for(lambda: n_under_way(gate) == 4, "two more evaluations")
+    until(lambda: n_under_way(gate) == 4, "two more evaluations")
     cold.send_signal(signal.SIGQUIT)
-    wait_for(lambda: client.study(study.id).counts["QUEUED"] == 2, "both trials given back", seconds=20)
+    until(lambda: client.study(study.id).counts["QUEUED"] == 2, "both trials given back", seconds=20)
     cold.wait(30)
     (gate / "open").touch()
     fleet.evaluate(api, "last", "--objective", GATED)

@@ -12,7 +12,8 @@ from bo_service.bootstrap import broken_invariants, build_services
 from bo_service.client import Client, LeaseLost, TrialClosed
 from bo_service.settings import Settings
 from tests.conftest import Service
-from tests.distributed.conftest import fleet, redis_server, wait_for
+from tests.distributed.conftest import fleet, redis_server
+from tests.waiting import until
 
 __all__ = ["fleet", "redis_server"]
 
@@ -66,7 +67,7 @@ class Load:
 
     def wait(self, n: int) -> None:
         """Until so many results are acknowledged."""
-        wait_for(lambda: len(self.acknowledged) >= n or bool(self.errors), f"{n} results", seconds=120)
+        until(lambda: len(self.acknowledged) >= n or bool(self.errors), f"{n} results", seconds=120)
 
 
 def assert_nothing_lost(settings: Settings, load: Load) -> None:

@@ -10,7 +10,7 @@ import os
 import secrets
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from sqlalchemy import make_url, select
 from bo_service.bootstrap import build_services
 from bo_service.settings import Settings
 from bo_service.storage.tables import Table
-from tests.conftest import Service, _fresh_postgres, spec_json
+from tests.conftest import Service, StartService, _fresh_postgres, spec_json
 
 pytestmark = pytest.mark.postgres
 
@@ -100,9 +100,9 @@ def plain(url: str) -> str:
     return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
 
 
-@pytest.fixture(scope="module", params=["text", "json"])
+@pytest.fixture(scope="module", params=["json", pytest.param("text", marks=pytest.mark.slow)])
 def planted(
-    request: pytest.FixtureRequest, start_service: Callable[..., Service], postgres_url: str
+    request: pytest.FixtureRequest, start_module_service: StartService, postgres_url: str
 ) -> Iterator[Planted]:
     """A database user of these tests' own, with a password that has every awkward character."""
     password, role = canary("password"), f"canary_{secrets.token_hex(4)}"
@@ -115,7 +115,7 @@ def planted(
         connection.execute(f"GRANT ALL ON SCHEMA public TO {role}".encode())
     url = url.set(username=role, password=f"{password}{AWKWARD}")
     broker_password, master_key = canary("broker"), canary("master") * 2
-    service = start_service(
+    service = start_module_service(
         BO_DATABASE_URL=url.render_as_string(hide_password=False),
         BO_BROKER_URL=f"redis://:{broker_password}{quote(AWKWARD, safe='')}@127.0.0.1:1/0",
         BO_SECRET_KEY=master_key,

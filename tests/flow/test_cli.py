@@ -123,6 +123,7 @@ def test_doctor_says_what_is_wrong(tmp_path: Path) -> None:
     assert "bo db upgrade" in wrong["database"]
 
 
+@pytest.mark.slow
 def test_a_suggestion_of_the_model_is_replayed_identically(bo, spec_file) -> None:
     path, spec = spec_file
     spec |= {"name": spec["name"] + "-gp", "surrogate": {"name": "gp"}, "initial": {"size": 3}}

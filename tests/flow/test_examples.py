@@ -30,13 +30,14 @@ def run(service, script: str, *options: str) -> str:
     [
         ("tune_digits.py", "best log loss "),
         ("mix_data.py", "best accuracy 0."),
-        ("accuracy_and_size.py", "accuracy  nodes"),
+        pytest.param("accuracy_and_size.py", "accuracy  nodes", marks=pytest.mark.slow),
     ],
 )
 def test_an_example_runs(service, script: str, says: str) -> None:
     assert says in run(service, script, "--trials", "8", "--name", f"{script}-test")
 
 
+@pytest.mark.slow
 def test_the_demo_runs_from_nothing_and_leaves_its_data(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / "demo.py"), "--trials", "8", "--data-dir", str(tmp_path)],

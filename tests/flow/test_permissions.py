@@ -22,7 +22,7 @@ from bo_service.bootstrap import build_services
 from bo_service.domain.records import Scope
 from bo_service.orchestrator.manage_keys import create_key
 from bo_service.settings import Settings
-from tests.conftest import Service, spec_json
+from tests.conftest import Service, StartService, spec_json
 
 NEEDS: dict[str, str | None] = {
     "GET /healthz": None,
@@ -152,9 +152,9 @@ def new_project(service: Service) -> Project:
 
 
 @pytest.fixture(scope="module")
-def service(start_service: Callable[..., Service]) -> Service:
+def service(start_module_service: StartService) -> Service:
     """One that may call receivers on this machine."""
-    return start_service(BO_WEBHOOK_ALLOW='["127.0.0.1"]')
+    return start_module_service(BO_WEBHOOK_ALLOW='["127.0.0.1"]')
 
 
 @pytest.fixture

@@ -8,11 +8,11 @@ from collections.abc import Callable
 
 import httpx2
 
-from tests.conftest import Service
+from tests.conftest import StartService
 
 
 def test_an_open_event_stream_does_not_keep_the_service_from_ending(
-    start_service: Callable[..., Service], make_spec: Callable[..., dict]
+    start_service: StartService, make_spec: Callable[..., dict]
 ) -> None:
     service = start_service(BO_MAX_WAIT_SECONDS="1")
     with service.http() as http:

@@ -8,24 +8,24 @@ import sqlite3
 import stat
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bo_service.client import Client, Refused
-from tests.conftest import Service
+from tests.conftest import Service, StartService
 from tests.receiver import Receiver, listening
+from tests.waiting import until
 
 ALLOWED = {"BO_WEBHOOK_ALLOW": '["127.0.0.1"]'}
 
 
 @pytest.fixture(scope="module")
-def notifying(start_service: Callable[..., Service]) -> Service:
+def notifying(start_module_service: StartService) -> Service:
     """A service that may call receivers on this machine."""
-    return start_service(**ALLOWED)
+    return start_module_service(**ALLOWED)
 
 
 @pytest.fixture
@@ -203,7 +203,7 @@ def test_scopes_and_projects_keep_apart(notifying: Service, client: Client, rece
 
 
 def test_a_sender_killed_between_sending_and_marking_sends_again_under_the_same_id(
-    start_service: Callable[..., Service], receiver: Receiver
+    start_service: StartService, receiver: Receiver
 ) -> None:
     service = start_service(**ALLOWED, BO_FAIL_POINTS="before:webhooks.settle=kill")
     with Client(service.url, service.key) as client:
@@ -219,7 +219,7 @@ def test_a_sender_killed_between_sending_and_marking_sends_again_under_the_same_
 
 
 def test_on_several_machines_a_missing_key_is_told_by_its_setting(
-    start_service: Callable[..., Service], receiver: Receiver, tmp_path: Path
+    start_service: StartService, receiver: Receiver, tmp_path: Path
 ) -> None:
     external = start_service(**ALLOWED, BO_COMPUTE="external")
     with external.http() as http:
@@ -248,9 +248,7 @@ def test_the_command_line_makes_tries_and_removes(notifying: Service, receiver: 
     queued = json.loads(bo("test", made["id"], "--json"))
     (message,) = receiver.wait(1)
     assert message.id == queued["id"]
-    deadline = time.monotonic() + 30
-    while "DELIVERED" not in bo("deliveries", made["id"]):
-        assert time.monotonic() < deadline
+    until(lambda: "DELIVERED" in bo("deliveries", made["id"]))
     assert "queued" in bo("retry", made["id"], queued["id"])
     assert "whsec_" in bo("rotate", made["id"])
     assert "enabled" in bo("enable", made["id"])

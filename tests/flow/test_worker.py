@@ -7,13 +7,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import httpx2
 import pytest
 
 from bo_service.client import Client, LeaseLost, Refused, TrialHandle, Unreachable
 from bo_service.client.optimize import ObjectiveBroken
+from tests.waiting import until
 
 FOLDER = Path(__file__).parent / "objectives"
 
@@ -42,14 +42,6 @@ def worker(service, study: str, *options: str, **environment: str) -> subprocess
 def finish(process: subprocess.Popen[str], seconds: float = 60) -> tuple[int, str, str]:
     out, err = process.communicate(timeout=seconds)
     return process.returncode, out, err
-
-
-def until(condition, seconds: float = 30) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.1)
-    return found
 
 
 def test_two_slots_work_until_the_study_is_over(service, client: Client, study: str) -> None:
@@ -145,6 +137,7 @@ def test_a_trial_whose_answer_was_on_its_way_is_given_back(service, client: Clie
     assert (trial.state, trial.raw["attempts"]) == ("QUEUED", 1), err
 
 
+@pytest.mark.slow
 def test_a_worker_told_to_stop_does_not_wait_for_a_service_that_is_away(start_service, make_spec) -> None:
     away = start_service()
     with Client(away.url, away.key) as client:

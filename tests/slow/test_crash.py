@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from bo_service.client import BoServiceError, Client
+from tests.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -100,10 +101,7 @@ def test_a_server_killed_while_it_is_told_results_keeps_what_it_acknowledged(own
     for thread in threads:
         thread.join()
     with Client(own_service.url, own_service.key) as client:
-        deadline = time.monotonic() + 30
-        while client.study(study).counts["RUNNING"]:
-            assert time.monotonic() < deadline, "a trial is stuck"
-            time.sleep(0.5)
+        until(lambda: not client.study(study).counts["RUNNING"], "the end of every trial")
         trials = list(client.trials(study))
         found = client.study(study)
     recorded = {t.id: t.metrics["loss"] for t in trials if t.state == "COMPLETED"}

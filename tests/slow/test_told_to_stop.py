@@ -25,6 +25,7 @@ from bo_service.settings import Settings
 from bo_service.storage.jobs import JOBS
 from tests.conftest import Service, wait_until_ready
 from tests.sleeping import sleeping_study, sleeping_surrogate
+from tests.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -120,10 +121,7 @@ def stop_under_load(service: Service, make_spec) -> None:
     threads.append(threading.Thread(target=follow, args=(service, study, seen)))
     for thread in threads:
         thread.start()
-    deadline = time.monotonic() + 60
-    while sum(len(worker.acknowledged) for worker in workers) < 30:
-        assert time.monotonic() < deadline, "the load does not get going"
-        time.sleep(0.05)
+    until(lambda: sum(len(worker.acknowledged) for worker in workers) >= 30, "thirty results", seconds=60)
     told_at = time.monotonic()
     told_to_stop(service.process)
     for thread in threads:
@@ -204,10 +202,7 @@ def jobs_of(settings: Settings, study: str) -> list[Job]:
 
 def running_job(settings: Settings, study: str, mark: Path) -> Job:
     """The job under way, once its fit has begun."""
-    deadline = time.monotonic() + 90
-    while not mark.exists():
-        assert time.monotonic() < deadline, "no fit begins"
-        time.sleep(0.05)
+    until(mark.exists, "the start of a fit", seconds=90)
     (found,) = [job for job in jobs_of(settings, study) if job.state is JobState.RUNNING]
     return found
 

@@ -151,6 +151,7 @@ def quadratic(target: np.ndarray):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("space", SPACES)
 def test_the_search_finds_the_best_of_a_known_function_within_the_space(space: SearchSpace) -> None:
     encoding = Encoding(space)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,13 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import psycopg
 import pytest
+from sqlalchemy import make_url
 
 from bo_service.bootstrap import Services, build_services, ensure_default_project, upgrade_database
 from bo_service.domain.ids import ProjectId
 from bo_service.settings import Settings
 
 START_SECONDS = 60
+
+MEMORY = Path("/dev/shm")
+ROOMY = 4 * 2**30
 
 
 @dataclass
@@ -149,35 +156,72 @@ def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     pgserver = pytest.importorskip(
         "pgserver", reason="no PostgreSQL: set BO_TEST_POSTGRES_URL or install pgserver"
     )
-    server = pgserver.get_server(tmp_path_factory.mktemp("pg"), cleanup_mode="delete")
-    yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
+    folder = tmp_path_factory.mktemp("pg")
+    if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOMY:
+        # a new database for each test costs a tenth of what it costs on a disk
+        folder = Path(tempfile.mkdtemp(prefix="bo-test-pg-", dir=MEMORY))
+    server = pgserver.get_server(folder, cleanup_mode="delete")
+    url = server.get_uri().replace("postgresql://", "postgresql+psycopg://")
+    _ask_postgres(url, "ALTER SYSTEM SET max_wal_size = '128MB'")
+    _ask_postgres(url, "SELECT pg_reload_conf()")
+    yield url
     server.cleanup()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
-def _fresh_postgres(url: str) -> str:
-    """A new empty database beside the given one."""
-    import psycopg
-
-    name = f"bo_{time.time_ns()}_{os.getpid()}"
+def _ask_postgres(url: str, statement: str) -> None:
     with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
-        connection.execute(f'CREATE DATABASE "{name}"')
-    from sqlalchemy import make_url
+        connection.execute(statement.encode())
 
+
+def _fresh_postgres(url: str, *, name: str | None = None, template: str = "template1") -> str:
+    """A new database beside the given one, empty or as the template is."""
+    name = name or f"bo_{time.time_ns()}_{os.getpid()}"
+    _ask_postgres(url, f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
     return make_url(url).set(database=name).render_as_string(hide_password=False)
 
 
+def _drop_postgres(url: str, name: str | None) -> None:
+    _ask_postgres(url, f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+
+@pytest.fixture(scope="session")
+def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with all tables and no rows, to be copied."""
+    settings = Settings(home=tmp_path_factory.mktemp("migrated"))
+    upgrade_database(settings)
+    return settings.home / "bo.db"
+
+
+@pytest.fixture(scope="session")
+def migrated_postgres(postgres_url: str) -> str:
+    """The name of a database with all tables and no rows, to be copied."""
+    url = _fresh_postgres(postgres_url)
+    upgrade_database(Settings(database_url=url))
+    return str(make_url(url).database)
+
+
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
-def empty_database(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
+def empty_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Settings]:
     """Settings of a database without tables, on each kind of server."""
     if request.param == "sqlite":
-        return Settings(home=tmp_path)
-    return Settings(home=tmp_path, database_url=_fresh_postgres(request.getfixturevalue("postgres_url")))
+        yield Settings(home=tmp_path)
+        return
+    server = request.getfixturevalue("postgres_url")
+    settings = Settings(home=tmp_path, database_url=_fresh_postgres(server))
+    yield settings
+    _drop_postgres(server, make_url(settings.database_url).database)
 
 
 @pytest.fixture
-def services(empty_database: Settings) -> Iterator[Services]:
+def services(empty_database: Settings, request: pytest.FixtureRequest) -> Iterator[Services]:
     """A migrated database of each kind, without processes around it."""
-    upgrade_database(empty_database)
+    if empty_database.database_url:
+        server, name = request.getfixturevalue("postgres_url"), make_url(empty_database.database_url).database
+        _drop_postgres(server, name)
+        _fresh_postgres(server, name=name, template=request.getfixturevalue("migrated_postgres"))
+    else:
+        shutil.copyfile(request.getfixturevalue("migrated_sqlite"), empty_database.home / "bo.db")
     built = build_services(empty_database)
     yield built
     built.transactions.engine.dispose()

@@ -66,8 +66,6 @@ class Executor:
             logger.warning("requeued %d jobs of a process that died", n_orphans)
         threading.Thread(target=self._keep_house, name="house", daemon=True).start()
         self.desk.prepare()
-        # importing what fits models takes seconds, which jobs without a model need not wait for
-        threading.Thread(target=self.desk.warm_up, name="warm-up", daemon=True).start()
         while not self.stopping.is_set():
             self.awake.clear()
             if self._run_one():

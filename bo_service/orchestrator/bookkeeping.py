@@ -11,6 +11,7 @@ from bo_service.domain.dominance import front_after, scores
 from bo_service.domain.job import JobKind, Queue
 from bo_service.domain.proposal import Measurement
 from bo_service.domain.records import Event, EventKind
+from bo_service.domain.spec import StudySpec
 from bo_service.domain.stopping import is_failure, n_startable, reason_to_stop
 from bo_service.domain.study import Study, StudyState
 from bo_service.domain.trial import AttemptExit, Trial, TrialState
@@ -42,7 +43,12 @@ def is_short(study: Study, *, n_fresh: int, n_slots: int) -> bool:
 
 def looks_at_data(study: Study) -> bool:
     """Whether the study's generator learns from results; one that is not installed here counts as one that does."""
-    found = plugins().get(study.spec.surrogate.name)
+    return needs_model(study.spec)
+
+
+def needs_model(spec: StudySpec) -> bool:
+    """The same of a specification."""
+    found = plugins().get(spec.surrogate.name)
     return found is None or found.abilities.needs_model
 
 

@@ -108,6 +108,7 @@ def test_keys_surrogates_database_and_doctor(bo) -> None:
     assert all(finding["is_fine"] for finding in json.loads(out))
 
 
+@pytest.mark.slow
 def test_doctor_says_what_is_wrong(tmp_path: Path) -> None:
     environment = os.environ | {"BO_HOME": str(tmp_path / "nowhere"), "BO_URL": "http://127.0.0.1:9"}
     done = subprocess.run(

@@ -70,6 +70,7 @@ def test_a_service_without_a_local_key_is_opened_by_the_first_key(bo, tmp_path: 
     assert "bo_" not in said.replace("bo_service", "")
 
 
+@pytest.mark.slow
 def test_a_key_from_a_file_is_valid_once_and_for_all(bo, service, tmp_path: Path) -> None:
     text = a_key()
     path = tmp_path / "key"
@@ -110,6 +111,7 @@ def test_a_mistake_is_named_and_makes_no_key(bo, service, arguments: list[str], 
         assert len(http.get("/v1/keys").json()["items"]) == before
 
 
+@pytest.mark.slow
 def test_a_key_that_could_be_guessed_is_refused(bo, service, tmp_path: Path) -> None:
     path = tmp_path / "key"
     for weak in ("secret", "bo_" + "a" * 42, a_key() + "!", a_key() + "\nbo_two"):

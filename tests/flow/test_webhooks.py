@@ -202,6 +202,7 @@ def test_scopes_and_projects_keep_apart(notifying: Service, client: Client, rece
     client.webhooks.delete(made["id"])
 
 
+@pytest.mark.slow
 def test_a_sender_killed_between_sending_and_marking_sends_again_under_the_same_id(
     start_service: StartService, receiver: Receiver
 ) -> None:

@@ -248,7 +248,7 @@ def value_of(trial: dict[str, Any]) -> float | None:
     return trial["metrics"].get("loss", {}).get("value")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def together(start_service: StartService, postgres_url: str) -> Iterator[Service]:
     service = start_service(
         BO_DATABASE_URL=_fresh_postgres(postgres_url),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import multiprocessing
 import os
 import signal
 import socket
@@ -84,6 +85,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         if child is not None:
             child.start()
+        _end_with_the_parent()
         with _waits_end_at_signals(bell):
             yield
         if child is not None:
@@ -124,6 +126,19 @@ def _waits_end_at_signals(bell: Bell) -> Iterator[None]:
     finally:
         for number in heard:
             signal.signal(number, before[number])
+
+
+def _end_with_the_parent() -> None:
+    """Let one of several HTTP processes end in good order when their parent is killed: it would keep the port."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def follow() -> None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=follow, name="parent", daemon=True).start()
 
 
 def _leave(*_: object) -> None:

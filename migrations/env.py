@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from alembic import context
+from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection
 
 from bo_service.storage.engine import open_engine
@@ -34,9 +37,23 @@ def migrate(connection: Connection) -> None:
         render_as_batch=connection.dialect.name == "sqlite",
         compare_type=True,
         transaction_per_migration=True,
+        on_version_apply=refuse_astray,
     )
     with context.begin_transaction():
         context.run_migrations()
+
+
+def refuse_astray(*, ctx: MigrationContext, **_: Any) -> None:
+    """Roll a migration of SQLite back that leaves rows without those they refer to: nobody else looked meanwhile."""
+    assert ctx.connection is not None
+    if ctx.dialect.name != "sqlite":
+        return
+    astray = ctx.connection.exec_driver_sql("PRAGMA foreign_key_check").fetchall()
+    if astray:
+        table, row, referred, _ = astray[0]
+        raise RuntimeError(
+            f"{len(astray)} rows lost what they refer to; the first: {table}.{row} in {referred}"
+        )
 
 
 run()

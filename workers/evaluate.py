@@ -17,7 +17,7 @@ ALLOWED: Final = "BO_EVALUATE"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Check the objectives, then become the worker; SIGTERM lets evaluations end, SIGQUIT releases their trials."""
+    """Check the objectives, then become the worker; SIGTERM lets evaluations end, the second releases their trials."""
     options = parser().parse_args(arguments)
     try:
         for name in options.objective:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 from functools import partial
 from typing import Any, Final
 
 from celery import Celery
-from celery.signals import setup_logging
+from celery.signals import setup_logging, worker_shutting_down
 from kombu import Queue as BrokerQueue
 
 from bo_service.client import TrialHandle
@@ -53,6 +54,12 @@ def _call(name: str, handle: TrialHandle) -> Any:
 
 
 app = make_app(Settings(), json.loads(os.environ[ALLOWED]))
+
+
+@worker_shutting_down.connect  # type: ignore[untyped-decorator]
+def _hurry_at_the_second(**_: Any) -> None:
+    # evaluations under way go on; Celery ends them at SIGQUIT, here the second SIGTERM does too
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGQUIT))
 
 
 @setup_logging.connect  # type: ignore[untyped-decorator]

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
+from pathlib import Path
+
+import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
@@ -96,6 +100,20 @@ def test_each_step_down_keeps_the_rows_of_the_tables_that_stay(empty_database: S
         assert store.trials.get(trial.id).measurements["loss"].value == 0.5
     assert broken_invariants(services) == []
     services.close()
+
+
+def test_a_migration_that_leaves_rows_astray_is_rolled_back(tmp_path: Path, make_spec) -> None:
+    settings = Settings(home=tmp_path)
+    upgrade_database(settings)
+    services = build_services(settings)
+    study = new_study(services, ensure_default_project(services.uow), make_spec)
+    services.close()
+    with sqlite3.connect(settings.home / "bo.db") as connection:
+        connection.execute("DELETE FROM studies WHERE id = ?", (study.id,))
+    with pytest.raises(RuntimeError, match="rows lost what they refer to"):
+        downgrade_database(settings, revisions(settings)[-2])
+    present, newest = database_revision(settings)
+    assert present == newest
 
 
 def test_data_of_every_revision_survive_the_way_to_the_newest(empty_database: Settings, make_spec) -> None:

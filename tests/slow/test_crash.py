@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from bo_service.client import BoServiceError, Client
+from tests.conftest import StartService, _fresh_postgres
 from tests.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -116,8 +117,25 @@ def test_a_server_killed_while_it_is_told_results_keeps_what_it_acknowledged(own
 def test_the_compute_child_ends_with_its_parent(own_service) -> None:
     (child,) = children_of(own_service.process.pid)
     own_service.kill()
-    deadline = time.monotonic() + 20
-    while Path(f"/proc/{child}").exists() and "Z" not in Path(f"/proc/{child}/stat").read_text().split()[2]:
-        assert time.monotonic() < deadline, "the child outlived its parent"
-        time.sleep(0.1)
+    until(lambda: is_gone(child), "the end of the child", seconds=20)
     own_service.restart()
+
+
+@pytest.mark.postgres
+def test_several_http_processes_end_with_their_parent_and_leave_the_port(
+    start_service: StartService, postgres_url: str
+) -> None:
+    service = start_service(BO_DATABASE_URL=_fresh_postgres(postgres_url), TEST_API_PROCESSES="2")
+    children = children_of(service.process.pid)
+    assert len(children) >= 3, "two HTTP processes and the compute child"
+    service.kill()
+    until(lambda: all(is_gone(child) for child in children), "the end of the children", seconds=20)
+    service.restart()
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended, though nobody may have asked for its status yet."""
+    try:
+        return "Z" in Path(f"/proc/{pid}/stat").read_text().split()[2]
+    except FileNotFoundError:
+        return True

@@ -14,7 +14,7 @@ from kombu.exceptions import OperationalError
 
 from bo_service.bootstrap import Services, open_services
 from bo_service.domain.job import Job, Queue, Role
-from bo_service.domain.push import LONGEST_WAIT, Push
+from bo_service.domain.push import Push
 from bo_service.domain.spec import PushPolicy
 from bo_service.settings import Settings
 from bo_service.telemetry import start_logging, start_tracing
@@ -26,6 +26,8 @@ from workers.tasks import Desk
 
 ADVANCE: Final = "bo.advance"
 BROKER_SECONDS: Final = 3.0
+FULL: Final = 10_000
+"""Messages in a queue of the broker, a kilobyte each."""
 
 
 def make_app(settings: Settings) -> Celery:
@@ -53,6 +55,17 @@ def make_app(settings: Settings) -> Celery:
     return app
 
 
+def make_sender(settings: Settings) -> Celery:
+    """The application of who only sends: a broker that takes calls and does not answer costs seconds, not for ever."""
+    sender = make_app(settings)
+    timeouts = ("read_timeout", "write_timeout")
+    if settings.broker_url.startswith("redis"):
+        timeouts = ("socket_timeout", "socket_connect_timeout")
+    sender.conf.broker_transport_options |= dict.fromkeys(timeouts, BROKER_SECONDS)
+    sender.conf.broker_connection_timeout = BROKER_SECONDS
+    return sender
+
+
 app = make_app(Settings())
 
 
@@ -62,29 +75,36 @@ def advance(job_id: str) -> bool:
     return runner().run(job_id)
 
 
-def send(job: Job, queue: Queue, *, settings: Settings, through: Celery = app) -> None:
-    """A message for a job. It expires when the next one would be sent, so a long queue does not fill the broker."""
-    through.send_task(
-        ADVANCE,
-        args=[job.id],
-        queue=queue.value,
-        expires=settings.job_resend_seconds,
-        retry=False,
-        ignore_result=True,
-    )
+def send(job: Job, queue: Queue, *, through: Celery = app) -> None:
+    """A message for a job, unless the queue is full: then it is told of later.
+
+    No message expires: that would compare the clocks of two machines.
+    """
+    if not is_full(queue.value, through=through):
+        through.send_task(ADVANCE, args=[job.id], queue=queue.value, retry=False, ignore_result=True)
 
 
-def send_push(push: Push, policy: PushPolicy, *, settings: Settings, through: Celery = app) -> None:
+def send_push(push: Push, policy: PushPolicy, *, through: Celery = app) -> None:
     """A message that a study may have a trial for this fleet; see workers.pushed."""
+    if is_full(policy.queue, through=through):
+        return
     through.send_task(
         EVALUATE,
         args=[push.study_id, push.id, policy.objective],
         # declared by the message itself: fleets name their queues as they like
         queue=BrokerQueue(policy.queue),
-        expires=max(settings.job_resend_seconds, LONGEST_WAIT.total_seconds()),
         retry=False,
         ignore_result=True,
     )
+
+
+def is_full(queue: str, *, through: Celery = app) -> bool:
+    """Whether so many messages wait that one more would wake nobody sooner, and only fill the broker."""
+    with through.connection_for_write() as connection, connection.channel() as channel:
+        try:
+            return bool(channel.queue_declare(queue, passive=True).message_count >= FULL)
+        except connection.channel_errors:
+            return False  # there is no such queue yet
 
 
 def broker_trouble(through: Celery = app) -> str | None:

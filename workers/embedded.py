@@ -16,8 +16,9 @@ from functools import partial
 from typing import Final
 
 from bo_service.bootstrap import Services, build_services
+from bo_service.domain.errors import Unavailable
 from bo_service.domain.ids import LeaseToken, new_lease_token
-from bo_service.domain.job import Job, Queue, Role
+from bo_service.domain.job import UNAVAILABLE_PAUSE, Job, Queue, Role
 from bo_service.orchestrator.reap import (
     claim_job,
     crash_job,
@@ -85,6 +86,13 @@ class Executor:
             return False
         try:
             self.desk.run(job)
+        except Unavailable as error:
+            # the database was away or busy, which is no fault of the model's
+            logger.warning("job %s of study %s is given back: %s", job.id, job.study_id, error)
+            guarded(
+                lambda: release_job(job, pause=UNAVAILABLE_PAUSE, uow=self.services.uow),
+                what=f"giving back job {job.id}",
+            )
         except Exception:  # the worker boundary: whatever a model does, the executor lives
             logger.exception("job %s of study %s failed", job.id, job.study_id)
             crash_job(job, traceback.format_exc(limit=-6), uow=self.services.uow)

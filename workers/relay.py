@@ -6,7 +6,6 @@ import logging
 import os
 import socket
 import threading
-import time
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
@@ -36,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Relay:
-    """Sends on every wake-up; reaps and rescues in between."""
+    """Sends on every wake-up; a second thread reaps and rescues, whatever the broker does."""
 
     services: Services
     send: Send
@@ -47,18 +46,23 @@ class Relay:
     def run(self) -> None:
         """Work until told to stop."""
         settings = self.services.settings
-        keeper, desk = Housekeeper(self.services.uow), Desk(uow=self.services.uow)
-        next_round = time.monotonic()
+        threading.Thread(target=self._keep_house, name="house", daemon=True).start()
         while not self.stopping.is_set():
             self.awake.clear()
-            if (guarded(self._relay, what="sending jobs") or 0) >= BATCH:
-                continue
+            n_sent = guarded(self._relay, what="sending jobs") or 0
             self.pusher.round(self.services)
-            if time.monotonic() >= next_round:
-                keeper.round()
-                rescue_overdue(desk, seconds=settings.fit_deadline_seconds, uow=self.services.uow)
-                next_round = time.monotonic() + settings.reaper_seconds
-            self.awake.wait(min(POLL_SECONDS, settings.reaper_seconds))
+            if n_sent < BATCH:
+                self.awake.wait(min(POLL_SECONDS, settings.reaper_seconds))
+
+    def _keep_house(self) -> None:
+        settings = self.services.settings
+        keeper, desk = Housekeeper(self.services.uow), Desk(uow=self.services.uow)
+        # a rescue holds its study: it should not import anything then
+        desk.prepare()
+        while not self.stopping.is_set():
+            keeper.round()
+            rescue_overdue(desk, seconds=settings.fit_deadline_seconds, uow=self.services.uow)
+            self.stopping.wait(settings.reaper_seconds)
 
     def stop(self) -> None:
         """End after the round under way, or in the midst of it where a broker or database does not answer.
@@ -89,14 +93,20 @@ def rescue_overdue(desk: Desk, *, seconds: float, uow: UnitOfWork) -> int:
 
 def main() -> None:
     """Entry point of `bo relay`."""
-    from workers.celery_app import broker_trouble, send, send_push  # noqa: PLC0415  reads the settings when imported
+    from workers.celery_app import (  # noqa: PLC0415  reads the settings when imported
+        broker_trouble,
+        make_sender,
+        send,
+        send_push,
+    )
 
     settings = Settings()
+    sender = make_sender(settings)
     start_logging("relay", level=settings.log_level, form=settings.log_format)
     awake = threading.Event()
-    pusher = Pusher(send=partial(send_push, settings=settings), awake=awake)
+    pusher = Pusher(send=partial(send_push, through=sender), awake=awake)
     services = open_services(settings, on_jobs=awake.set, on_study=pusher.heard, on_gap=pusher.missed)
-    relay = Relay(services=services, send=partial(send, settings=settings), pusher=pusher, awake=awake)
+    relay = Relay(services=services, send=partial(send, through=sender), pusher=pusher, awake=awake)
     on_stop(relay.stop)
     presence = Presence(
         name=f"relay-{os.getpid()}@{socket.gethostname()}",
@@ -104,7 +114,7 @@ def main() -> None:
         queues=(),
         device="",
         uow=services.uow,
-        trouble=broker_trouble,
+        trouble=partial(broker_trouble, sender),
     )
     presence.start()
     notifier = notifier_of(services)

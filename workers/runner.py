@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from bo_service.bootstrap import Services
+from bo_service.domain.errors import Unavailable
 from bo_service.domain.ids import JobId, new_lease_token
-from bo_service.domain.job import Job
+from bo_service.domain.job import UNAVAILABLE_PAUSE, Job
 from bo_service.orchestrator.reap import claim_job, crash_job, release_job, renew_job
 from workers.house import guarded
 from workers.tasks import Desk
@@ -41,6 +42,13 @@ class Runner:
                 # told to stop, and not to wait for the fit
                 guarded(lambda: release_job(job, uow=uow), what=f"giving back job {job.id}")
                 raise
+            except Unavailable as error:
+                # the database was away or busy, which is no fault of the model's
+                logger.warning("job %s of study %s is given back: %s", job.id, job.study_id, error)
+                guarded(
+                    lambda: release_job(job, pause=UNAVAILABLE_PAUSE, uow=uow),
+                    what=f"giving back job {job.id}",
+                )
             except Exception:  # the worker boundary: whatever a model does, the worker lives
                 logger.exception("job %s of study %s failed", job.id, job.study_id)
                 crash_job(job, traceback.format_exc(limit=-6), uow=uow)

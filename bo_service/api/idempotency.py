@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import random
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,15 +15,15 @@ from pydantic import BaseModel
 
 from bo_service.api.audit import NAMED, deed_of
 from bo_service.api.context import ApiContext, Caller
-from bo_service.domain.errors import Contention, IdempotencyMismatch, Invalid, ServiceError
+from bo_service.domain.errors import IdempotencyMismatch, Invalid, ServiceError
 from bo_service.domain.records import StoredReply
+from bo_service.orchestrator.contention import retried
 from bo_service.orchestrator.ports import Store, UnitOfWork
 from surrogates.errors import Problem
 
 HEADER: Final = "idempotency-key"
 MAX_KEY_CHARACTERS: Final = 256
 
-N_TRIES: Final = 4
 """So often is work tried that stands in another transaction's way."""
 
 Act = Callable[[UnitOfWork], tuple[int, Mapping[str, Any]]]
@@ -80,14 +78,7 @@ def once(
     deed = deed_of(request)
     if deed is not None and isinstance(body, BaseModel):
         deed.is_about({name: getattr(body, name, None) for name in NAMED})
-    for attempt in range(N_TRIES):
-        try:
-            return _once(request, body, act, caller=caller, context=context, shown_once=shown_once)
-        except Contention:
-            if attempt == N_TRIES - 1:
-                raise
-            time.sleep(random.uniform(0.002, 0.02) * (attempt + 1))
-    raise AssertionError("unreachable")
+    return retried(lambda: _once(request, body, act, caller=caller, context=context, shown_once=shown_once))
 
 
 def _once(

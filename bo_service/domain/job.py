@@ -12,6 +12,10 @@ from bo_service.domain.ids import JobId, LeaseToken, StudyId
 
 FIRST_PAUSE: Final = timedelta(seconds=1)
 LONGEST_PAUSE: Final = timedelta(minutes=10)
+UNAVAILABLE_PAUSE: Final = timedelta(seconds=5)
+"""A job given back because the database was away rests so long."""
+LONGEST_RESEND: Final = timedelta(minutes=2)
+"""A job that waits is told of again at least this often: a broker may have lost what it was told."""
 
 MAX_CRASHES: Final = 3
 """So many crashes of one job trip the study's breaker."""
@@ -69,6 +73,8 @@ class Job:
     """The W3C traceparent of the request that queued it, where requests are traced."""
     sent_at: datetime | None = None
     """When the relay last sent a message for it; None since it was queued."""
+    resend_at: datetime | None = None
+    """When the next message is due; None where one is due at once."""
     ready_at: datetime
     """When it was last queued, or may next be tried: the queue's order, so that no study starves another."""
     created_at: datetime
@@ -83,9 +89,20 @@ class Job:
             token=None,
             lease_expires_at=None,
             sent_at=None,
+            resend_at=None,
             ready_at=now + pause,
             updated_at=now,
         )
+
+    def sent(self, *, now: datetime, resend_after: timedelta) -> Job:
+        """A message for it goes out; the next one after a while, then after twice as long each time.
+
+        A fleet that is busy for a day would else find a day of messages.
+        """
+        pause = resend_after
+        if self.sent_at is not None and self.resend_at is not None:
+            pause = min(2 * (self.resend_at - self.sent_at), max(LONGEST_RESEND, resend_after))
+        return replace(self, sent_at=now, resend_at=now + pause)
 
     def done(self, *, now: datetime) -> Job:
         return replace(

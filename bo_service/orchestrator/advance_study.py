@@ -24,6 +24,7 @@ from bo_service.orchestrator.bookkeeping import (
     stopped_study,
 )
 from bo_service.orchestrator.claim_trials import MAX_SUGGESTIONS_A_JOB, fixed_key
+from bo_service.orchestrator.contention import retried
 from bo_service.orchestrator.ports import Store, UnitOfWork
 from bo_service.orchestrator.study_view import KnownTrials, lasting, load_view
 
@@ -62,6 +63,12 @@ def advance_study(job: Job, *, uow: UnitOfWork, generate: Generate, known: Known
         _finish_idle(job, uow=uow)
         return 0
     proposal = generate(plan.view, plan.request, plan.warm_state)
+    # a fit may have taken minutes: who stood in its way is let pass first
+    return retried(lambda: _finish(job, plan, proposal, uow=uow))
+
+
+def _finish(job: Job, plan: _Plan, proposal: Proposal, *, uow: UnitOfWork) -> int:
+    """Write what was generated and end the job in one transaction; 0 where the job is no longer this worker's."""
     with uow() as store:
         study = store.studies.get(plan.study.id, lock=True)
         current = store.jobs.get(job.id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 from bo_service.domain.ids import (
@@ -195,8 +195,8 @@ class Jobs(Protocol):
     ) -> Job | None:
         """The job of this id, or the one that waits longest, now RUNNING under this token; None where it is not due."""
 
-    def to_send(self, *, now: datetime, sent_before: datetime, limit: int) -> Sequence[Job]:
-        """Due jobs nobody was told of since then, now marked as sent; no two relays get the same."""
+    def to_send(self, *, now: datetime, resend_after: timedelta, limit: int) -> Sequence[Job]:
+        """Due jobs of which somebody should be told now, marked as sent; no two relays get the same."""
 
     def unsend(self, job_ids: Sequence[JobId]) -> None:
         """Take the mark back from jobs whose message could not be sent."""

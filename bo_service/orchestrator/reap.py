@@ -79,13 +79,13 @@ def requeue_orphans(token_prefix: str, *, is_dead: Callable[[LeaseToken], bool],
     return sum(crash_job(job, "its worker died", uow=uow) for job in orphans)
 
 
-def release_job(job: Job, *, uow: UnitOfWork) -> bool:
-    """Give a job back unfinished, because its worker was told to stop; nothing is counted."""
+def release_job(job: Job, *, pause: timedelta = timedelta(0), uow: UnitOfWork) -> bool:
+    """Give a job back unfinished, because its worker was told to stop or lost its database; nothing is counted."""
     with uow() as store:
         _, current = _locked(job, store)
         if current.token != job.token or current.state is not JobState.RUNNING:
             return False
-        store.jobs.save(current.requeued(now=store.now()))
+        store.jobs.save(current.requeued(now=store.now(), pause=pause))
         store.commit()
     return True
 

@@ -25,7 +25,7 @@ def relay_jobs(*, send: Send, resend_after: timedelta, uow: UnitOfWork) -> int:
     """
     with uow() as store:
         now = store.now()
-        jobs = store.jobs.to_send(now=now, sent_before=now - resend_after, limit=BATCH)
+        jobs = store.jobs.to_send(now=now, resend_after=resend_after, limit=BATCH)
         if not jobs:
             return 0
         served = {q for w in store.jobs.processes(since=now - COMPUTE_MEMORY) for q in w.queues}

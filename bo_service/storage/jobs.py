@@ -34,16 +34,19 @@ _IN_FLIGHT = (
     .with_for_update()
 )
 _INSERT = insert(JOBS)
+_SENT = update(JOBS).where(JOBS.c.id == bindparam("key"))
 
 
-def _due(now: datetime) -> Select[Any]:
-    """Jobs that may run now and that nobody else is taking, longest waiting first."""
-    return (
-        select(JOBS)
-        .where(JOBS.c.state == JobState.QUEUED.value, JOBS.c.ready_at <= now)
-        .order_by(JOBS.c.ready_at, JOBS.c.id)
-        .with_for_update(skip_locked=True)
-    )
+def _due(now: datetime, *, job_id: JobId | None = None) -> Select[Any]:
+    """Jobs that may run now and that nobody else is taking, longest waiting first.
+
+    One that is named is waited for: whoever asks for it will not be told again soon, and a request that only notes
+    that its study changed holds it for a moment.
+    """
+    due = select(JOBS).where(JOBS.c.state == JobState.QUEUED.value, JOBS.c.ready_at <= now)
+    if job_id is not None:
+        return due.where(JOBS.c.id == job_id).with_for_update()
+    return due.order_by(JOBS.c.ready_at, JOBS.c.id).with_for_update(skip_locked=True)
 
 
 def digest_of(payload: Mapping[str, Any]) -> str:
@@ -98,8 +101,7 @@ class SqlJobs:
     def claim(
         self, *, now: datetime, lease_seconds: float, token: LeaseToken, job_id: JobId | None = None
     ) -> Job | None:
-        query = _due(now) if job_id is None else _due(now).where(JOBS.c.id == job_id)
-        row = self.connection.execute(query.limit(1)).first()
+        row = self.connection.execute(_due(now, job_id=job_id).limit(1)).first()
         if row is None:
             return None
         job = replace(
@@ -113,15 +115,21 @@ class SqlJobs:
         self.save(job)
         return job
 
-    def to_send(self, *, now: datetime, sent_before: datetime, limit: int) -> Sequence[Job]:
-        query = _due(now).where(or_(JOBS.c.sent_at.is_(None), JOBS.c.sent_at < sent_before)).limit(limit)
-        jobs = [job_from(row) for row in self.connection.execute(query)]
-        ids = [job.id for job in jobs]
-        self.connection.execute(update(JOBS).where(JOBS.c.id.in_(ids)).values(sent_at=now))
+    def to_send(self, *, now: datetime, resend_after: timedelta, limit: int) -> Sequence[Job]:
+        query = _due(now).where(or_(JOBS.c.resend_at.is_(None), JOBS.c.resend_at <= now)).limit(limit)
+        jobs = [
+            job_from(row).sent(now=now, resend_after=resend_after) for row in self.connection.execute(query)
+        ]
+        if jobs:
+            self.connection.execute(
+                _SENT, [{"key": j.id, "sent_at": j.sent_at, "resend_at": j.resend_at} for j in jobs]
+            )
         return jobs
 
     def unsend(self, job_ids: Sequence[JobId]) -> None:
-        self.connection.execute(update(JOBS).where(JOBS.c.id.in_(job_ids)).values(sent_at=None))
+        self.connection.execute(
+            update(JOBS).where(JOBS.c.id.in_(job_ids)).values(sent_at=None, resend_at=None)
+        )
 
     def get(self, job_id: JobId, *, lock: bool = True) -> Job:
         query = select(JOBS).where(JOBS.c.id == job_id)
@@ -149,6 +157,7 @@ class SqlJobs:
                 n_crashes=job.n_crashes,
                 error=job.error,
                 sent_at=job.sent_at,
+                resend_at=job.resend_at,
                 ready_at=job.ready_at,
                 updated_at=job.updated_at,
             )

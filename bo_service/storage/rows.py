@@ -241,6 +241,7 @@ def job_from(row: Row) -> Job:
         queue=Queue(row.queue),
         state=JobState(row.state),
         sent_at=row.sent_at,
+        resend_at=row.resend_at,
         ready_at=row.ready_at,
         payload=row.payload,
         is_dirty=row.is_dirty,

@@ -303,6 +303,7 @@ class JobRow(Table):
     queue: Mapped[str] = mapped_column(String(16), server_default="cpu")
     state: Mapped[str] = mapped_column(String(16))
     sent_at: Mapped[datetime | None]
+    resend_at: Mapped[datetime | None]
     ready_at: Mapped[datetime]
     payload: Mapped[dict[str, Any]]
     is_dirty: Mapped[bool]

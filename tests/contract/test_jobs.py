@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from sqlalchemy import event, text
 
 import bo_service.orchestrator.reap as reaping
+from bo_service.domain.errors import Contention, Unavailable
 from bo_service.domain.ids import LeaseToken
-from bo_service.domain.job import JobKind, JobState, pause_after
+from bo_service.domain.job import Job, JobKind, JobState, pause_after
 from bo_service.domain.proposal import Proposal, ProposalRequest, StudyView
 from bo_service.domain.records import EventKind
 from bo_service.domain.trial import TrialState
@@ -17,6 +26,8 @@ from bo_service.orchestrator.rescue_claims import rescue_claims
 from bo_service.orchestrator.study_view import KnownTrials
 from tests.steps import claim, complete, draw, end_pause, fill, new_study, run_jobs
 from workers.house import Housekeeper
+from workers.runner import Runner
+from workers.tasks import Desk
 
 
 def test_jobs_of_a_study_are_coalesced_and_fenced(services, project, make_spec) -> None:
@@ -195,3 +206,105 @@ def test_a_rested_breaker_lets_one_job_try_and_closes_when_it_succeeds(services,
     assert seen == [None]
     with services.uow(read_only=True) as store:
         assert store.studies.get(study.id).breaker_reason is None
+
+
+def test_a_message_for_a_job_that_a_request_holds_is_not_in_vain(services, project, make_spec) -> None:
+    """A tell looks at the study's job under a lock; the worker that was told of the job waits for it."""
+    if services.transactions.is_sqlite:
+        pytest.skip("SQLite has one writer at a time")
+    study = new_study(services, project, make_spec)
+    with services.uow(read_only=True) as store:
+        job = store.jobs.in_flight(study.id)
+    assert job is not None
+    with ThreadPoolExecutor(1) as pool:
+        with services.uow() as store:
+            store.jobs.enqueue(study.id, JobKind.ADVANCE, {}, now=store.now())
+            taken = pool.submit(
+                claim_job, LeaseToken("one"), lease_seconds=60, job_id=job.id, uow=services.uow
+            )
+            time.sleep(0.2)
+            assert not taken.done()
+            store.commit()
+        found = taken.result(10)
+    assert found is not None
+    assert found.id == job.id
+
+
+def test_messages_for_a_job_that_waits_come_less_and_less_often(services, project, make_spec) -> None:
+    new_study(services, project, make_spec)
+    with services.uow(read_only=True) as store:
+        start = store.now()
+    sent: list[float] = []
+    for second in range(0, 3600, 5):
+        with services.uow() as store:
+            now = start + timedelta(seconds=second)
+            if store.jobs.to_send(now=now, resend_after=timedelta(seconds=15), limit=10):
+                sent.append(second)
+            store.commit()
+    assert sent[:5] == [0, 15, 45, 105, 225]
+    assert {later - earlier for earlier, later in pairwise(sent[4:])} == {120}
+
+
+def test_a_job_that_could_not_be_sent_is_due_at_once(services, project, make_spec) -> None:
+    new_study(services, project, make_spec)
+    with services.uow() as store:
+        (job,) = store.jobs.to_send(now=store.now(), resend_after=timedelta(seconds=15), limit=10)
+        assert not store.jobs.to_send(now=store.now(), resend_after=timedelta(seconds=15), limit=10)
+        store.jobs.unsend([job.id])
+        assert store.jobs.to_send(now=store.now(), resend_after=timedelta(seconds=15), limit=10)
+
+
+def test_a_fit_whose_writing_stood_in_a_requests_way_is_written_all_the_same(
+    services, project, make_spec
+) -> None:
+    """A deadlock in earnest: the fit's transaction locks study and job, the other one job and study."""
+    if services.transactions.is_sqlite:
+        pytest.skip("SQLite has one writer at a time")
+    study = new_study(services, project, make_spec)
+    job = claim_job(LeaseToken("one"), lease_seconds=60, uow=services.uow)
+    assert job is not None
+    engine = services.transactions.engine
+    deadlocks: list[str] = []
+
+    def cross(held: threading.Event) -> None:
+        with engine.connect() as connection:
+            # the server ends whoever looks for a deadlock first, after a second's waiting: the fit's transaction
+            connection.execute(text("SET deadlock_timeout = '10s'"))
+            connection.execute(text("SELECT 1 FROM jobs WHERE id = :id FOR UPDATE"), {"id": job.id})
+            held.set()
+            time.sleep(0.3)
+            connection.execute(text("SELECT 1 FROM studies WHERE id = :id FOR UPDATE"), {"id": study.id})
+            connection.rollback()
+
+    event.listen(engine, "handle_error", lambda context: deadlocks.append(str(context.original_exception)))
+    held = threading.Event()
+    other = threading.Thread(target=cross, args=(held,))
+
+    def draw_then_meet(*given: Any) -> Proposal:
+        other.start()
+        held.wait(10)
+        return draw(*given)
+
+    written = advance_study(job, uow=services.uow, generate=draw_then_meet, known=KnownTrials())
+    other.join()
+    assert any("deadlock" in told for told in deadlocks), deadlocks
+    assert written > 0
+    with services.uow(read_only=True) as store:
+        assert store.jobs.get(job.id, lock=False).state is JobState.DONE
+
+
+@pytest.mark.parametrize("away", [Contention("in the way"), Unavailable("the database is away")])
+def test_a_database_that_is_away_is_no_fault_of_the_model(services, project, make_spec, away) -> None:
+    new_study(services, project, make_spec)
+
+    class Cut(Desk):
+        def run(self, job: Job) -> None:  # noqa: ARG002
+            raise away
+
+    with services.uow(read_only=True) as store:
+        (job,) = store.jobs.to_send(now=store.now(), resend_after=timedelta(seconds=15), limit=10)
+    assert Runner(services=services, desk=Cut(uow=services.uow)).run(job.id)
+    with services.uow(read_only=True) as store:
+        back = store.jobs.get(job.id, lock=False)
+        assert (back.state, back.n_crashes) == (JobState.QUEUED, 0)
+        assert back.ready_at > store.now(), "it rests first"

@@ -15,6 +15,7 @@ from bo_service.api.idempotency import once
 from bo_service.api.schemas import KeyId, KeyIn, RotateIn
 from bo_service.api.views import key_view
 from bo_service.domain.errors import Forbidden
+from bo_service.orchestrator.contention import retried
 from bo_service.orchestrator.manage_keys import create_key, revoke_key, rotate_key
 from bo_service.orchestrator.ports import UnitOfWork
 
@@ -83,6 +84,6 @@ def rotate(
 @router.delete("/{key}", **says("revoke_key", answers.Key))
 def revoke(key: KeyId, caller: Admin, context: Context) -> JSONResponse:
     """End a key; other processes follow within seconds."""
-    revoked = revoke_key(key, project_id=caller.project_id, uow=context.uow)
+    revoked = retried(lambda: revoke_key(key, project_id=caller.project_id, uow=context.uow))
     context.memory.clear()
     return JSONResponse(key_view(revoked))

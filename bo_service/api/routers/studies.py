@@ -22,6 +22,7 @@ from bo_service.domain.study import Study, StudyState
 from bo_service.domain.trial import Trial, TrialState
 from bo_service.orchestrator.branch_study import branch_study
 from bo_service.orchestrator.change_state import change_state
+from bo_service.orchestrator.contention import retried
 from bo_service.orchestrator.create_study import create_study
 from bo_service.orchestrator.edit_study import edit_study
 from bo_service.orchestrator.ports import Store
@@ -115,7 +116,7 @@ def read(study: StudyKey, caller: Viewer, context: Context) -> JSONResponse:
 def edit(study: StudyKey, changes: dict[str, Any], caller: Editor, context: Context) -> JSONResponse:
     """Widen ranges, change budgets, policies, surrogate or metadata; anything else needs a branch."""
     refuse_push_without_broker(changes.get("push"), context=context)
-    edited = edit_study(study, changes, project_id=caller.project_id, uow=context.uow)
+    edited = retried(lambda: edit_study(study, changes, project_id=caller.project_id, uow=context.uow))
     with context.uow(read_only=True) as store:
         return JSONResponse(full_view(edited, store=store))
 

@@ -13,6 +13,7 @@ from bo_service.api.schemas import EnqueueIn, Limit, StudyKey, SuggestionKey
 from bo_service.api.views import suggestion_view
 from bo_service.domain.errors import NotFound
 from bo_service.domain.suggestion import SuggestionState
+from bo_service.orchestrator.contention import retried
 from bo_service.orchestrator.enqueue_configuration import cancel_suggestion, enqueue_configuration
 
 router = APIRouter(prefix="/v1", tags=["suggestions"])
@@ -85,5 +86,7 @@ def read(suggestion: SuggestionKey, caller: Viewer, context: Context) -> JSONRes
 def cancel(suggestion: SuggestionKey, caller: Editor, context: Context) -> JSONResponse:
     """Take a prepared suggestion back."""
     return JSONResponse(
-        suggestion_view(cancel_suggestion(suggestion, project_id=caller.project_id, uow=context.uow))
+        suggestion_view(
+            retried(lambda: cancel_suggestion(suggestion, project_id=caller.project_id, uow=context.uow))
+        )
     )

@@ -48,6 +48,7 @@ from bo_service.domain.records import EventKind
 from bo_service.domain.trial import AttemptExit, Trial, TrialState
 from bo_service.orchestrator.attach_trials import attach_trial, import_trials
 from bo_service.orchestrator.claim_trials import ClaimReply, ClaimRequest, claim_trials
+from bo_service.orchestrator.contention import retried
 from bo_service.orchestrator.end_attempt import (
     abandon_trial,
     cancel_trial,
@@ -322,7 +323,9 @@ def _heartbeat_view(reply: HeartbeatReply) -> dict[str, Any]:
 async def heartbeat(trial: TrialKey, body: LeaseIn, caller: Worker, context: Context) -> JSONResponse:
     """Keep the lease, and learn whether to go on."""
     reply = await promptly(
-        lambda: renew_lease(trial, LeaseToken(body.lease), project_id=caller.project_id, uow=context.uow),
+        lambda: retried(
+            lambda: renew_lease(trial, LeaseToken(body.lease), project_id=caller.project_id, uow=context.uow)
+        ),
         context=context,
         turn=trial,
     )

@@ -15,6 +15,7 @@ from bo_service.api.schemas import Cursor, DeliveryKey, Limit, ReasonIn, Webhook
 from bo_service.api.views import delivery_view, webhook_view
 from bo_service.domain.records import Scope
 from bo_service.domain.webhook import DeliveryState, Webhook
+from bo_service.orchestrator.contention import retried
 from bo_service.orchestrator.manage_webhooks import (
     NewWebhook,
     create_webhook,
@@ -79,7 +80,7 @@ def read(webhook: WebhookKey, caller: Viewer, context: Context) -> JSONResponse:
 @router.delete("/{webhook}", **says("remove_webhook", answers.Webhook))
 def remove(webhook: WebhookKey, caller: Editor, context: Context) -> JSONResponse:
     """Remove a webhook and its deliveries, those on their way too."""
-    removed = remove_webhook(webhook, project_id=caller.project_id, uow=context.uow)
+    removed = retried(lambda: remove_webhook(webhook, project_id=caller.project_id, uow=context.uow))
     return JSONResponse(_seen_by(caller, removed))
 
 

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
 from bo_service.client import Client
+from bo_service.domain.ids import JobId, StudyId
+from bo_service.domain.job import Job, JobKind, JobState, Queue
+from bo_service.settings import Settings
 from tests.distributed.conftest import Fleet, RedisServer
 from tests.receiver import Receiver, listening
+from tests.skewed import wrong_clock
 from tests.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.postgres]
@@ -52,6 +58,50 @@ def test_redis_flushed_and_restarted_loses_nothing(
         evaluate(client, study.name, 3)
 
 
+@pytest.mark.parametrize("hours", [-3, 3])
+def test_machines_with_wrong_clocks_work_together(
+    fleet: Fleet, make_spec, tmp_path: Path, hours: int
+) -> None:
+    api = fleet.api()
+    fleet.relay(**wrong_clock(tmp_path, seconds=-1800 * hours))
+    fleet.compute(**wrong_clock(tmp_path, seconds=3600 * hours))
+    with Client(api.url, api.key) as client:
+        study = client.create_study(make_spec(retry={"lease_seconds": 5}))
+        # more than one job's worth of suggestions
+        evaluate(client, study.name, 40)
+        (lost,) = client.claim(study.name, "silent", wait_seconds=30).trials
+        until(lambda: client.trial(lost.id).state == "QUEUED", "the end of a lease, by the server's clock")
+    assert "Traceback" not in fleet.log("relay")
+
+
+def test_a_full_queue_takes_no_more_and_one_that_nobody_made_does(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import redis
+
+    from workers import celery_app
+
+    monkeypatch.setattr(celery_app, "FULL", 3)
+    sender = celery_app.make_sender(Settings(broker_url=redis_server.url))
+    now = datetime.now(UTC)
+    job = Job(
+        id=JobId("j"),
+        study_id=StudyId("s"),
+        kind=JobKind.ADVANCE,
+        state=JobState.QUEUED,
+        ready_at=now,
+        created_at=now,
+        updated_at=now,
+    )
+    with redis.Redis.from_url(redis_server.url) as broker:
+        for _ in range(5):
+            celery_app.send(job, Queue.CPU, through=sender)
+        assert broker.llen("cpu") == 3
+        broker.flushall()
+        celery_app.send(job, Queue.CPU, through=sender)
+        assert broker.llen("cpu") == 1
+
+
 def test_two_relays_send_each_job_once(fleet: Fleet, redis_server: RedisServer, make_spec) -> None:
     import redis
 
@@ -84,7 +134,6 @@ def test_two_relays_share_the_webhooks_and_send_each_message_once(fleet: Fleet, 
 
 
 def test_a_gpu_study_is_served_by_a_cpu_worker_when_there_is_no_other() -> None:
-    from bo_service.domain.job import Queue
     from bo_service.orchestrator.relay_jobs import route
 
     assert route(Queue.GPU, {Queue.CPU}) is Queue.CPU

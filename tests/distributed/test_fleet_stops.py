@@ -101,6 +101,23 @@ def test_a_relay_ends_though_its_broker_does_not_answer(
         until(lambda: bool(client.claim(study, "w", wait_seconds=5).trials), "a suggestion")
 
 
+def test_a_relay_whose_broker_is_silent_keeps_house_all_the_same(
+    fleet: Fleet, make_spec, silent_broker: str
+) -> None:
+    api = fleet.api()
+    working = fleet.relay()
+    worker = fleet.compute()
+    with Client(api.url, api.key) as client:
+        study = client.create_study(make_spec(retry={"lease_seconds": 4})).id
+        until(lambda: bool(client.study(study).raw["prepared"]), "suggestions")
+        told_to_stop(worker)
+        told_to_stop(working)
+        fleet.relay("deaf", BO_BROKER_URL=silent_broker)
+        (trial,) = client.claim(study, "silent", wait_seconds=30).trials
+        # the claim asks for more suggestions, so that the relay hangs at sending
+        until(lambda: client.trial(trial.id).state == "QUEUED", "the end of the lease", seconds=30)
+
+
 def test_a_compute_worker_told_to_stop_lets_its_fit_end(fleet: Fleet, make_spec, tmp_path: Path) -> None:
     fleet.environment |= sleeping_surrogate(tmp_path, seconds=5)
     api = fleet.api()

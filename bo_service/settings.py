@@ -73,10 +73,11 @@ class Settings(BaseSettings):
     """A job, or a push to a fleet, whose message brought nobody for so long gets another one."""
 
     compute_max_tasks: int = Field(1000, ge=1)
-    """A compute process is replaced after so many jobs."""
+    """A compute process, embedded or of `bo compute`, is replaced after so many jobs."""
 
     compute_max_megabytes: int = Field(4096, ge=256)
-    """A compute process that holds more memory after a job is replaced."""
+    """A compute process that holds more memory after a job is replaced; one that holds half as much again is ended, and its
+    job counts as crashed."""
 
     database_pool_size: int = Field(20, ge=1)
     """Connections to PostgreSQL one process keeps, and requests an HTTP process works on at the same time."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -48,6 +48,8 @@ class BuildRequest:
     options: BaseModel
     warm: Mapping[str, Tensor] | None = None
     """`state()` of an earlier fit of this outcome."""
+    device: str = "cpu"
+    """What the worker computes on, by torch's name; data come, and points are asked for, on the CPU."""
 
 
 class Surrogate(Protocol):
@@ -66,6 +68,9 @@ class Surrogate(Protocol):
 
     def noise_variance(self) -> Tensor:
         """(m,), variance of the observation noise, model units."""
+
+    def parameters(self) -> Iterator[Tensor]:
+        """As of any torch module; where they lie is where the model computes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,18 +23,22 @@ plugin = replace(gp, name="sleeping", build=build)
 
 def sleeping_surrogate(folder: Path, *, seconds: float) -> dict[str, str]:
     """The environment of processes that have it; its fits leave the file `fitting` in the folder as they begin."""
-    (folder / "sleeping_surrogate.py").write_text(MODULE)
-    info = folder / "sleeping_surrogate-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: sleeping-surrogate\nVersion: 1.0\n")
-    entry_points = "[bo_service.surrogates]\nsleeping = sleeping_surrogate:plugin\n"
-    (info / "entry_points.txt").write_text(entry_points)
-    paths = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {
-        "PYTHONPATH": os.pathsep.join(paths),
+    return installed(folder, "sleeping", MODULE) | {
         "TEST_FIT_MARK": str(folder / "fitting"),
         "TEST_FIT_SECONDS": str(seconds),
     }
+
+
+def installed(folder: Path, name: str, module: str) -> dict[str, str]:
+    """The environment of processes that find a surrogate of this name, the `plugin` of the module's text."""
+    (folder / f"{name}_surrogate.py").write_text(module)
+    info = folder / f"{name}_surrogate-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}-surrogate\nVersion: 1.0\n")
+    entry_points = f"[bo_service.surrogates]\n{name} = {name}_surrogate:plugin\n"
+    (info / "entry_points.txt").write_text(entry_points)
+    paths = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {"PYTHONPATH": os.pathsep.join(paths)}
 
 
 def sleeping_study(client: Any, make_spec: Any) -> str:

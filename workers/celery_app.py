@@ -126,7 +126,9 @@ def runner() -> Runner:
     if pid not in _runners:
         _runners.clear()
         services = open_services(Settings())
-        _runners[pid] = Runner(services=services, desk=Desk(uow=services.uow))
+        _runners[pid] = Runner(
+            services=services, desk=Desk(uow=services.uow, device=services.settings.device)
+        )
     return _runners[pid]
 
 

@@ -16,18 +16,47 @@ from typing import Final
 from bo_service.domain.job import Queue
 
 COMPUTED: Final = (Queue.CPU.value, Queue.GPU.value, Queue.LLM.value)
+VISIBLE: Final = "CUDA_VISIBLE_DEVICES"
 DEVICE: Final = re.compile(r"cpu|cuda(:\d+)?")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run until a signal: the first lets fits under way end, the second does not wait."""
-    options = parser().parse_args(arguments)
-    devices = options.devices or [""]
-    commands = [(worker_command(options, device), device_environment(device)) for device in devices]
+    found = parser()
+    options = found.parse_args(arguments)
+    try:
+        devices = chosen_devices(options, n_visible=n_cuda_devices)
+        commands = [(worker_command(options, device), device_environment(device)) for device in devices]
+    except ValueError as error:
+        found.error(str(error))
     if len(commands) == 1:
         command, environment = commands[0]
         os.execve(command[0], command, environment)  # noqa: S606  no shell is wanted
     return run_all(commands)
+
+
+def chosen_devices(options: argparse.Namespace, *, n_visible: Callable[[], int]) -> list[str]:
+    """The devices asked for; else all CUDA devices for the queue gpu, and BO_DEVICE ("") for the others.
+
+    Raises: ValueError where there is no such device, or processes would share one.
+    """
+    devices: list[str] = options.devices or [os.environ.get("BO_DEVICE", "")]
+    if devices == [""] and Queue.GPU.value in options.queues:
+        devices = [f"cuda:{index}" for index in range(n_visible())]
+        if not devices:
+            raise ValueError(
+                "argument --queues: no CUDA device is visible for gpu; --devices cpu serves it without one, slower"
+            )
+    if options.concurrency > 1 and any(device.startswith("cuda") for device in devices):
+        raise ValueError("argument --concurrency: processes would share a GPU; leave it at 1")
+    return devices
+
+
+def n_cuda_devices() -> int:
+    """How many CUDA devices this process sees."""
+    import torch  # noqa: PLC0415  seconds, which no other queue needs
+
+    return torch.cuda.device_count()
 
 
 def run_all(workers: Sequence[tuple[list[str], dict[str, str]]]) -> int:
@@ -72,13 +101,20 @@ def worker_command(options: argparse.Namespace, device: str) -> list[str]:
 
 
 def device_environment(device: str) -> dict[str, str]:
-    """The environment of a worker that sees one device and calls it by its first name."""
+    """The environment of a worker that sees one device and calls it by its first name.
+
+    Indices count among the devices this process was given. Raises: ValueError where it was given fewer.
+    """
     environment = dict(os.environ)
     kind, _, index = device.partition(":")
     if device:
         environment["BO_DEVICE"] = kind
     if index:
-        environment["CUDA_VISIBLE_DEVICES"] = index
+        given = environment.get(VISIBLE)
+        names = given.split(",") if given else None
+        if names is not None and int(index) >= len(names):
+            raise ValueError(f"argument --devices: {device} is not among {VISIBLE}={given}")
+        environment[VISIBLE] = names[int(index)].strip() if names is not None else index
     return environment
 
 
@@ -104,7 +140,9 @@ def parser() -> argparse.ArgumentParser:
         "--queues", type=_queues, default=["cpu"], help="comma-separated: cpu, gpu, llm (default: cpu)"
     )
     found.add_argument(
-        "--devices", type=_devices, help="a worker for each: cpu, cuda, or cuda:0,cuda:1 (default: BO_DEVICE)"
+        "--devices",
+        type=_devices,
+        help="a worker for each: cpu, cuda, or cuda:0,cuda:1 (default: BO_DEVICE, else all GPUs for the queue gpu)",
     )
     found.add_argument(
         "--concurrency", type=int, default=1, help="processes of each worker; keep 1 on a GPU (default: 1)"

@@ -29,8 +29,10 @@ from bo_service.orchestrator.reap import (
 from bo_service.settings import Settings
 from bo_service.telemetry import start_logging, start_tracing
 from workers.house import Housekeeper, guarded
+from workers.memory import resident_megabytes, too_much
 from workers.notifier import notifier_of
 from workers.presence import Presence
+from workers.runner import end_for
 from workers.stopping import on_stop
 from workers.tasks import Desk
 
@@ -61,17 +63,24 @@ class Executor:
     _running: tuple[Job, float] | None = None
 
     def run(self) -> None:
-        """Work until told to stop."""
+        """Work until told to stop, or until it is time for another process: the parent starts one."""
         n_orphans = requeue_orphans(TOKEN_PREFIX, is_dead=is_dead, uow=self.services.uow)
         if n_orphans:
             logger.warning("requeued %d jobs of a process that died", n_orphans)
         threading.Thread(target=self._keep_house, name="house", daemon=True).start()
         self.desk.prepare()
+        settings, n_run = self.services.settings, 0
         while not self.stopping.is_set():
             self.awake.clear()
-            if self._run_one():
+            if not self._run_one():
+                self.awake.wait(IDLE_SECONDS)
                 continue
-            self.awake.wait(IDLE_SECONDS)
+            n_run += 1
+            if n_run >= settings.compute_max_tasks or resident_megabytes() > settings.compute_max_megabytes:
+                logger.info(
+                    "%d jobs done, %.0f MB held: another process goes on", n_run, resident_megabytes()
+                )
+                return
 
     def _run_one(self) -> bool:
         """Run the oldest job; False where there is none."""
@@ -122,8 +131,9 @@ class Executor:
         job, started = running
         seconds = time.monotonic() - started
         if seconds > settings.job_deadline_seconds:
-            logger.error("job %s of study %s passed its deadline; ending this process", job.id, job.study_id)
-            os._exit(1)
+            end_for(job, f"it took longer than {settings.job_deadline_seconds:g} s", uow=self.services.uow)
+        if reason := too_much(settings.compute_max_megabytes):
+            end_for(job, reason, uow=self.services.uow)
         renew_job(job, seconds=settings.job_lease_seconds, uow=self.services.uow)
         if seconds > settings.fit_deadline_seconds and self.desk.rescue(job):
             say_changed(job)
@@ -173,7 +183,7 @@ def main() -> None:
     if settings.tracing:
         start_tracing("compute")
     services = build_services(settings)
-    executor = Executor(services=services, desk=Desk(uow=services.uow))
+    executor = Executor(services=services, desk=Desk(uow=services.uow, device=settings.device))
     presence = Presence(
         name=f"embedded-{os.getpid()}@{socket.gethostname()}",
         role=Role.COMPUTE,

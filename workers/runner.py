@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Final, NoReturn
 
 from bo_service.bootstrap import Services
 from bo_service.domain.errors import Unavailable
 from bo_service.domain.ids import JobId, new_lease_token
 from bo_service.domain.job import UNAVAILABLE_PAUSE, Job
+from bo_service.orchestrator.ports import UnitOfWork
 from bo_service.orchestrator.reap import claim_job, crash_job, release_job, renew_job
 from workers.house import guarded
+from workers.memory import too_much
 from workers.tasks import Desk
+
+LOOK_SECONDS: Final = 1.0
+"""Time between two looks at the memory of the process."""
 
 logger = logging.getLogger(__name__)
 
@@ -56,24 +64,39 @@ class Runner:
 
     @contextmanager
     def _lease_kept(self, job: Job) -> Iterator[None]:
-        """Renew the lease from a thread while the job runs."""
+        """Renew the lease from a thread while the job runs; end the process when the job takes too much memory."""
         done = threading.Event()
-        seconds = self.services.settings.job_lease_seconds
+        settings = self.services.settings
+        seconds = settings.job_lease_seconds
 
-        def renew() -> None:
-            while not done.wait(seconds / 3):
+        def care() -> None:
+            next_renewal = time.monotonic() + seconds / 3
+            is_kept = True
+            while not done.wait(min(LOOK_SECONDS, seconds / 3)):
+                if reason := too_much(settings.compute_max_megabytes):
+                    end_for(job, reason, uow=self.services.uow)
+                if not is_kept or time.monotonic() < next_renewal:
+                    continue
+                next_renewal = time.monotonic() + seconds / 3
                 kept = guarded(
                     lambda: renew_job(job, seconds=seconds, uow=self.services.uow),
                     what=f"renewing job {job.id}",
                 )
                 if kept is False:
                     logger.warning("job %s was given to another worker; its result will be void", job.id)
-                    return
+                    is_kept = False
 
-        thread = threading.Thread(target=renew, name="lease", daemon=True)
+        thread = threading.Thread(target=care, name="lease", daemon=True)
         thread.start()
         try:
             yield
         finally:
             done.set()
             thread.join()
+
+
+def end_for(job: Job, reason: str, *, uow: UnitOfWork) -> NoReturn:
+    """Count the job as crashed and end this process, which cannot be made to let go; another takes its place."""
+    logger.error("job %s of study %s is ended: %s", job.id, job.study_id, reason)
+    guarded(lambda: crash_job(job, reason, uow=uow), what=f"noting the end of job {job.id}")
+    os._exit(1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from bo_service.domain.job import Job
 from bo_service.domain.proposal import Proposal, ProposalRequest, StudyView
@@ -34,6 +34,8 @@ class Desk:
     """One executor's place of work, with what it remembers between jobs."""
 
     uow: UnitOfWork
+    device: str = "cpu"
+    """What its models are fitted on."""
     known: KnownTrials = field(default_factory=KnownTrials)
     _is_warm: bool = False
 
@@ -49,7 +51,7 @@ class Desk:
 
     def _generate(self, view: StudyView, request: ProposalRequest, warm_state: bytes | None) -> Proposal:
         """`generate`; the first study with a model has what fits models imported while its first trials run."""
-        proposal = generate(view, request, warm_state)
+        proposal = generate(view, replace(request, device=self.device), warm_state)
         if not self._is_warm and needs_model(view.spec):
             self._is_warm = True
             threading.Thread(target=self.warm_up, name="warm-up", daemon=True).start()

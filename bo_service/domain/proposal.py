@@ -58,6 +58,8 @@ class ProposalRequest:
     count: int = 1
     fixed: Parameters = field(default_factory=dict)
     fallback_reason: str | None = None
+    device: str = "cpu"
+    """What the worker computes on, by torch's name; a surrogate that cannot use it stays on the CPU."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +88,7 @@ class FitRecord:
     diagnostics: Mapping[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
     device: str = "cpu"
+    """What the model lay on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -43,7 +42,7 @@ def climb(
 ) -> Proposal:
     """The first rung that holds; each failed one is recorded in the diagnostics, the last needs no model."""
     rungs: list[tuple[str, Plugin, Settings]] = [
-        ("as configured", plugin, Settings(warm_state=warm_state)),
+        ("as configured", plugin, Settings(warm_state=warm_state, device=request.device)),
         ("restart", plugin, Settings(warm_state=None, with_power=False, is_cautious=True)),
     ]
     if plugin.name != SIMPLE:
@@ -65,10 +64,12 @@ def climb(
 def _proposal(run: ModelRun, plugin: Plugin, failures: list[str], *, started: float) -> Proposal:
     reason = f"ladder: {failures[-1]}" if failures else None
     candidates = tuple(replace(c, fallback_reason=reason) if reason else c for c in run.candidates)
-    diagnostics: Mapping[str, Any] = {
+    diagnostics: dict[str, Any] = {
         **run.diagnostics,
         "rungs": [*failures, *run.diagnostics.get("rungs", [])],
     }
+    if plugin.abilities.queue == "gpu" and run.device == "cpu":
+        diagnostics |= {"slower": "made for a GPU, fitted on a CPU"}
     return Proposal(
         candidates=candidates,
         fit=FitRecord(
@@ -76,6 +77,7 @@ def _proposal(run: ModelRun, plugin: Plugin, failures: list[str], *, started: fl
             state=run.state,
             diagnostics=diagnostics,
             seconds=time.perf_counter() - started,
+            device=run.device,
         ),
     )
 

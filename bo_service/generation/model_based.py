@@ -50,6 +50,7 @@ class Settings:
     with_power: bool = True
     is_cautious: bool = False
     """Default options and strong noise: what survives odd data."""
+    device: str = "cpu"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +60,7 @@ class ModelRun:
     candidates: tuple[Candidate, ...]
     state: bytes | None
     diagnostics: Mapping[str, Any]
+    device: str
 
 
 def run_model(view: StudyView, request: ProposalRequest, *, plugin: Plugin, settings: Settings) -> ModelRun:
@@ -87,7 +89,14 @@ def run_model(view: StudyView, request: ProposalRequest, *, plugin: Plugin, sett
         candidates=_candidates(found, data, models, generator=f"{plugin.name}:{name}"),
         state=dump_states({outcome: model.state() for outcome, model in models.items()}),
         diagnostics=diagnostics,
+        device=_device_of(models),
     )
+
+
+def _device_of(models: Mapping[str, Any]) -> str:
+    """Where the models lie, which need not be where the worker would have had them."""
+    found = {str(parameter.device) for model in models.values() for parameter in model.parameters()}
+    return "+".join(sorted(found)) or "cpu"
 
 
 def _wants_power(view: StudyView, settings: Settings) -> bool:
@@ -108,6 +117,7 @@ def _fitted(
         options=plugin.options.model_validate(options),
         warm=load_states(settings.warm_state),
         outcomes=tuple(outcome.name for outcome in data.outcomes),
+        device=settings.device,
         seed=seed,
     )
     generator = BoTorchGenerator(surrogate_spec=spec, acquisition_class=SearchedAcquisition)

@@ -32,6 +32,7 @@ class PluggedModel(Model):
         encoding: Encoding,
         options: BaseModel,
         warm: Mapping[str, Tensor] | None,
+        device: str,
         seed: int,
     ) -> Any:
         model = plugin.build(
@@ -42,6 +43,7 @@ class PluggedModel(Model):
                 encoding=encoding,
                 options=options,
                 warm=warm,
+                device=device,
             )
         )
         register_fit(type(model))
@@ -51,7 +53,7 @@ class PluggedModel(Model):
     @classmethod
     def construct_inputs(cls, training_data: SupervisedDataset, **extra: Any) -> dict[str, Any]:
         """The data of one outcome and what `surrogate_spec` passed along."""
-        names = ("plugin", "encoding", "options", "warm", "seed")
+        names = ("plugin", "encoding", "options", "warm", "device", "seed")
         return {
             "train_X": training_data.X,
             "train_Y": training_data.Y,
@@ -81,6 +83,7 @@ def surrogate_spec(
     options: BaseModel,
     warm: Mapping[str, Mapping[str, Tensor]],
     outcomes: tuple[str, ...],
+    device: str,
     seed: int,
 ) -> SurrogateSpec:
     """One model for each outcome, warm-started from its own state; inputs and outputs are in model units already."""
@@ -93,6 +96,7 @@ def surrogate_spec(
                     "encoding": encoding,
                     "options": options,
                     "warm": warm.get(name),
+                    "device": device,
                     "seed": seed + position,
                 },
                 input_transform_classes=None,

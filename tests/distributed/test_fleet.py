@@ -15,6 +15,7 @@ from bo_service.settings import Settings
 from tests.distributed.conftest import Fleet, RedisServer
 from tests.receiver import Receiver, listening
 from tests.skewed import wrong_clock
+from tests.sleeping import installed
 from tests.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.postgres]
@@ -133,7 +134,41 @@ def test_two_relays_share_the_webhooks_and_send_each_message_once(fleet: Fleet, 
     assert "k" * 40 not in fleet.log("one") + fleet.log("two")
 
 
-def test_a_gpu_study_is_served_by_a_cpu_worker_when_there_is_no_other() -> None:
+GPU_MODULE = """
+from dataclasses import replace
+from surrogates.gp.plugin import plugin as gp
+
+plugin = replace(gp, name="heavy", abilities=replace(gp.abilities, queue="gpu"))
+"""
+
+
+def test_a_gpu_study_runs_on_a_cpu_worker_until_a_gpu_worker_is_there(
+    fleet: Fleet, redis_server: RedisServer, make_spec, tmp_path: Path
+) -> None:
+    import redis
+
+    fleet.environment |= installed(tmp_path, "heavy", GPU_MODULE)
+    api = fleet.api()
+    fleet.relay()
+    fleet.compute("small")
+    with Client(api.url, api.key) as client:
+        study = client.create_study(make_spec(surrogate={"name": "heavy"}, initial={"size": 2}))
+        assert evaluate(client, study.name, 4)[-1].startswith("heavy:")
+        fit = next(f for f in client.fits(study.id) if f["diagnostics"].get("outcomes"))
+        assert (fit["device"], fit["diagnostics"]["slower"]) == ("cpu", "made for a GPU, fitted on a CPU")
+        fleet.start("large", "compute", "--queues", "gpu", "--devices", "cpu", "--name", "large")
+        until(lambda: len(client.status()["processes"]) == 3, "the second worker")
+        fleet.processes["small"].terminate()
+        evaluate(client, study.name, 3, worker="other")
+        told_to_stop = fleet.processes["large"]
+        told_to_stop.terminate()
+        told_to_stop.wait(30)
+        with redis.Redis.from_url(redis_server.url) as broker:
+            client.create_study(make_spec(surrogate={"name": "heavy"}))
+            until(lambda: broker.llen("gpu") == 1, "a message in the queue gpu")
+
+
+def test_a_message_goes_where_somebody_serves_it() -> None:
     from bo_service.orchestrator.relay_jobs import route
 
     assert route(Queue.GPU, {Queue.CPU}) is Queue.CPU

@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from tempfile import TemporaryDirectory
 from types import FrameType
-from typing import Final
+from typing import Any, Final
 
 import uvicorn
 from fastapi import FastAPI
@@ -168,10 +168,16 @@ def serve(host: str, port: int, settings: Settings | None = None, *, processes: 
         f"{_about_the_key(settings, url)}"
     )
     sys.stdout.flush()
+    options: dict[str, Any] = {
+        "log_config": None,
+        "access_log": False,
+        "timeout_graceful_shutdown": DRAIN_SECONDS,
+        # by default anybody on this machine could claim any address
+        "proxy_headers": bool(settings.trusted_proxies),
+        "forwarded_allow_ips": settings.trusted_proxies,
+    }
     if processes == 1:
-        config = uvicorn.Config(
-            create_app(settings), log_config=None, access_log=False, timeout_graceful_shutdown=DRAIN_SECONDS
-        )
+        config = uvicorn.Config(create_app(settings), **options)
         uvicorn.Server(config).run(sockets=[listening])
         return
     port = listening.getsockname()[1]
@@ -183,9 +189,7 @@ def serve(host: str, port: int, settings: Settings | None = None, *, processes: 
             host=host,
             port=port,
             workers=processes,
-            log_config=None,
-            access_log=False,
-            timeout_graceful_shutdown=DRAIN_SECONDS,
+            **options,
         )
 
 

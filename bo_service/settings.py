@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Literal
 
@@ -124,6 +125,9 @@ class Settings(BaseSettings):
     cors_origins: list[str] = []
     """Web origins whose pages may call the API, as JSON: ["https://example.org"]; none by default."""
 
+    trusted_proxies: list[str] = []
+    """Proxies whose X-Forwarded-For is believed, addresses and networks as JSON: ["10.1.0.0/16"]; none by default."""
+
     secret_key: SecretStr | None = Field(None, min_length=32)
     """From which the secrets of webhooks follow, at least 32 random characters; by default made and kept in `home`."""
 
@@ -146,6 +150,17 @@ class Settings(BaseSettings):
         if not url.startswith("sqlite") and url.partition("?")[0].count("@") > 1:
             raise ValueError("has more than one @: write the one in the password as %40")
         return url
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, given: list[str]) -> list[str]:
+        # the server would take what is none for the name of a host, and trust nobody
+        for text in given:
+            try:
+                ip_network(text)
+            except ValueError as error:
+                raise ValueError(f'{error}: give addresses and networks, such as ["10.1.0.0/16"]') from error
+        return given
 
     @classmethod
     def settings_customise_sources(

@@ -230,7 +230,7 @@ async def identify(request: Request) -> Caller:
 
 
 def address_of(request: Request) -> str:
-    """Where a request comes from, as far as this process can see."""
+    """Where a request comes from: who connected, or whom a trusted proxy names (BO_TRUSTED_PROXIES)."""
     return request.client.host if request.client else "unknown"
 
 

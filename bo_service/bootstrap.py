@@ -121,9 +121,16 @@ def newest_revision(settings: Settings) -> str | None:
     return ScriptDirectory.from_config(_alembic(settings)).get_current_head()
 
 
+def known_revisions(settings: Settings) -> tuple[str, ...]:
+    """Every revision this code has, newest first."""
+    return tuple(
+        script.revision for script in ScriptDirectory.from_config(_alembic(settings)).walk_revisions()
+    )
+
+
 def survey_of(services: Services) -> SqlSurvey:
     """The whole service in numbers."""
-    return SqlSurvey(services.transactions, newest_revision(services.settings))
+    return SqlSurvey(services.transactions, known_revisions(services.settings))
 
 
 def database_revision(settings: Settings) -> tuple[str | None, str | None]:
@@ -211,8 +218,7 @@ def import_database(settings: Settings, stream: BinaryIO) -> ArchiveReport:
 
 def _make_tables_for(head: Head, settings: Settings) -> None:
     """Bring an empty database to the revision an archive was written at. Raises: ArchiveError."""
-    script = ScriptDirectory.from_config(_alembic(settings))
-    newest_first = [revision.revision for revision in script.walk_revisions()]
+    newest_first = known_revisions(settings)
     if head.revision not in newest_first:
         raise ArchiveError(
             f"the archive has tables of revision {head.revision}, which this version ({bo_service.__version__})"

@@ -110,8 +110,8 @@ class Survey(Protocol):
         """The database's revision of the tables."""
 
     @property
-    def head(self) -> str | None:
-        """The newest revision this version has."""
+    def revisions(self) -> Sequence[str]:
+        """Those this version has, newest first."""
 
 
 @dataclass(frozen=True, slots=True)

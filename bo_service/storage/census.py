@@ -185,7 +185,7 @@ class SqlSurvey:
     """See api.context.Survey."""
 
     transactions: Transactions
-    head: str | None
+    revisions: tuple[str, ...]
     _totals: GrowingTotals = field(default_factory=GrowingTotals)
 
     def census(self) -> Census:

@@ -120,4 +120,5 @@ def test_processes_are_those_heard_of_lately(services: Services) -> None:
 
 def test_the_survey_knows_the_revision(services: Services) -> None:
     survey = survey_of(services)
-    assert survey.revision() == survey.head
+    assert survey.revision() == survey.revisions[0]
+    assert survey.revisions[-1] == "0001"

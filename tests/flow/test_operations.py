@@ -122,6 +122,28 @@ def test_readiness_refuses_old_tables(start_service) -> None:
     assert httpx2.get(f"{old.url}/healthz").status_code == 200
 
 
+def test_a_process_that_a_newer_version_overtook_serves_on(start_service, make_spec) -> None:
+    """Rolling upgrades: old processes run while the new ones start, on a database that is already newer."""
+    from bo_service.storage.engine import open_engine
+
+    old = start_service(BO_COMPUTE="external")
+    engine = open_engine(f"sqlite:///{old.home / 'bo.db'}", pool_size=1)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE bo_service_version SET version_num = '9999'")
+    answer = httpx2.get(f"{old.url}/readyz")
+    assert answer.status_code == 200
+    assert answer.json()["status"] == "degraded"
+    check = answer.json()["checks"]["database"]
+    assert (check["ok"], check["revision"]) == (False, "9999")
+    assert "newer version" in check["reason"]
+    with old.http() as http:
+        assert http.post("/v1/studies", json=make_spec()).status_code == 201
+    with engine.begin() as connection:
+        connection.exec_driver_sql("DELETE FROM bo_service_version")
+    assert httpx2.get(f"{old.url}/readyz").status_code == 503
+    engine.dispose()
+
+
 def test_a_log_line_carries_the_ids_of_its_request(observed, admin, make_spec) -> None:
     mark = f"test-{uuid.uuid4()}"
     study = admin.post("/v1/studies", json=make_spec()).json()["id"]

@@ -53,6 +53,23 @@ def test_every_link_between_documents_leads_somewhere() -> None:
     assert broken == []
 
 
+def test_the_connections_of_the_example_fit_into_what_postgresql_allows_by_default() -> None:
+    """100, three of them for its superusers; see the same sum of Compose in tests/deploy."""
+    started = re.findall(
+        r"^\$ BO_DATABASE_POOL_SIZE=(\d+) bo (up|relay|compute)(.*) &$",
+        (ROOT / "docs" / "deployment.md").read_text(),
+        flags=re.MULTILINE,
+    )
+    assert [command for _, command, _ in started] == ["up", "relay", "compute"]
+    n = 0
+    for pool, command, options in started:
+        more = re.search(r"--(?:processes|concurrency) (\d+)", options)
+        n_processes = (command == "compute") + int(more[1] if more else 1)
+        n += n_processes * (2 * int(pool) + 2)
+    assert n == 82
+    assert n <= 100 - 3
+
+
 def test_the_python_of_the_readme_runs(service) -> None:
     (code,) = python_blocks(ROOT / "README.md")
     environment = os.environ | {"BO_URL": service.url, "BO_API_KEY": service.key}

@@ -118,7 +118,7 @@ def _now(census: Census) -> Iterable[Metric]:
     yield from (jobs, oldest)
     yield _gauge(
         "bo_suggestions",
-        "Prepared suggestions of active studies: fresh, or overtaken by results.",
+        "Prepared suggestions of active studies: fresh, or overtaken by more results than their study bears.",
         "freshness",
         {"fresh": census.n_fresh, "stale": census.n_stale},
     )

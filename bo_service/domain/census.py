@@ -64,7 +64,7 @@ class Census:
     n_fresh: int = 0
     """Suggestions that active studies could give out now."""
     n_stale: int = 0
-    """Prepared suggestions that later results have overtaken."""
+    """Prepared suggestions that more results than their study bears have overtaken."""
     processes: tuple[ServiceProcess, ...] = ()
     """Those heard of lately."""
     n_breakers_open: int = 0

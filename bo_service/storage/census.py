@@ -17,10 +17,11 @@ from bo_service.domain.job import JobState, Queue, ServiceProcess
 from bo_service.domain.records import EventKind
 from bo_service.domain.study import StudyState
 from bo_service.domain.suggestion import SuggestionState
-from bo_service.domain.trial import AttemptExit
+from bo_service.domain.trial import AttemptExit, TrialState
 from bo_service.storage.engine import Transactions
 from bo_service.storage.failures import translated
 from bo_service.storage.jobs import SqlJobs
+from bo_service.storage.suggestions import made_since
 from bo_service.storage.tables import EventRow, JobRow, LlmCallRow, StudyRow, SuggestionRow, table_of
 from migrations import VERSION_TABLE
 
@@ -82,10 +83,11 @@ def _count(condition: ColumnElement[bool]) -> ColumnElement[Any]:
 
 
 def _suggestions(connection: Connection) -> tuple[int, int]:
-    """Fresh and stale ones of the active studies."""
-    is_fresh = SUGGESTIONS.c.is_timeless | (SUGGESTIONS.c.data_version >= STUDIES.c.data_version)
+    """Fresh and stale ones of the active studies, by each study's own `staleness`."""
+    n_running = STUDIES.c.counts[TrialState.RUNNING.value].as_integer()
+    staleness = func.coalesce(STUDIES.c.spec["staleness"].as_integer(), n_running, 0)
     query = (
-        select(_count(is_fresh), func.count())
+        select(_count(made_since(STUDIES.c.data_version - staleness)), func.count())
         .select_from(SUGGESTIONS)
         .join(STUDIES)
         .where(

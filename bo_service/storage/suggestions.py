@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, func, insert, or_, select, update
 
 from bo_service.domain.errors import NotFound
 from bo_service.domain.ids import StudyId, SuggestionId
@@ -21,11 +21,12 @@ ENQUEUED = SuggestionSource.ENQUEUED.value
 GENERATED = SuggestionSource.GENERATED.value
 
 
-_FRESH = and_(
-    SUGGESTIONS.c.source == GENERATED,
-    or_(SUGGESTIONS.c.is_timeless, SUGGESTIONS.c.data_version >= bindparam("oldest")),
-)
-"""Generated and fresh: `Suggestion.is_fresh` in SQL."""
+def made_since(oldest: ColumnElement[Any]) -> ColumnElement[bool]:
+    """`Suggestion.is_fresh` in SQL: timeless, or made from data of this version or a later one."""
+    return or_(SUGGESTIONS.c.is_timeless, SUGGESTIONS.c.data_version >= oldest)
+
+
+_FRESH = and_(SUGGESTIONS.c.source == GENERATED, made_since(bindparam("oldest")))
 
 _PREPARED = and_(
     SUGGESTIONS.c.study_id == bindparam("study"),

@@ -8,9 +8,10 @@ from datetime import timedelta
 import pytest
 
 from bo_service.bootstrap import Services, survey_of
-from bo_service.domain.ids import LeaseToken, ProjectId
+from bo_service.domain.ids import LeaseToken, ProjectId, SuggestionId, new_id
 from bo_service.domain.job import Queue, Role, ServiceProcess
 from bo_service.domain.records import Event, EventKind
+from bo_service.domain.suggestion import SuggestionState
 from bo_service.orchestrator.reap import claim_job, crash_job
 from bo_service.storage import census as module
 from tests.faults.test_in_process import let_the_lease_end
@@ -38,6 +39,38 @@ def test_studies_trials_and_suggestions_are_counted(
     with services.uow(read_only=True) as store:
         assert census.n_fresh + census.n_stale == len(store.suggestions.prepared(study.id))
     assert two.number == 2
+
+
+@pytest.mark.parametrize(("staleness", "n_fresh"), [(None, 2), (0, 0), (1, 0), (2, 2)])
+def test_suggestions_are_stale_by_the_studys_own_rule(
+    services: Services, project: ProjectId, make_spec, staleness: int | None, n_fresh: int
+) -> None:
+    """Two results later, with two trials running: fresh by default, stale where the study bears fewer."""
+    study = new_study(services, project, make_spec, staleness=staleness)
+    run_jobs(services)
+    trials = claim(services, study, count=4)
+    with services.uow() as store:
+        now = store.studies.get(study.id)
+        drawn = store.suggestions.prepared(study.id)
+        for suggestion in drawn:
+            store.suggestions.save([suggestion.moved_to(SuggestionState.SUPERSEDED)])
+        made = [
+            replace(drawn[0], id=SuggestionId(new_id()), is_timeless=False, data_version=now.data_version)
+            for _ in range(2)
+        ]
+        store.suggestions.add(made)
+        store.commit()
+    for trial in trials[:2]:
+        complete(services, trial, project, 1.0)
+    census = survey_of(services).census()
+    assert (census.n_fresh, census.n_stale) == (n_fresh, 2 - n_fresh)
+    with services.uow(read_only=True) as store:
+        now = store.studies.get(study.id)
+        assert n_fresh == store.suggestions.n_fresh(now)
+        assert n_fresh == sum(
+            s.is_fresh(data_version=now.data_version, staleness=now.staleness)
+            for s in store.suggestions.prepared(study.id)
+        )
 
 
 def test_a_queue_tells_what_is_due_rests_and_runs(services: Services, project, make_spec) -> None:

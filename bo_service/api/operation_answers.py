@@ -83,6 +83,14 @@ class LlmNumbers(Answer):
     seconds: float
 
 
+class ConnectionNumbers(Answer):
+    """Connections to PostgreSQL of the process that answers."""
+
+    in_use: Count
+    idle: Count
+    limit: Count
+
+
 class Status(Answer):
     """The whole service at this moment."""
 
@@ -95,6 +103,11 @@ class Status(Answer):
     fits: list[FitNumbers]
     llm: list[LlmNumbers]
     leases_expired: Count
+    trials_started: Annotated[int, Field(ge=0, description="claims that were given a trial")]
+    trials_closed: Count
+    trials_requeued: Annotated[int, Field(ge=0, description="given back, or taken from a silent worker")]
+    job_crashes: Count
+    connections: ConnectionNumbers | None
 
 
 class Webhook(Answer):

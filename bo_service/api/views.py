@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-from bo_service.domain.census import Census, Totals
+from bo_service.domain.census import Census, Connections, Totals
 from bo_service.domain.job import ServiceProcess
 from bo_service.domain.proposal import Measurement
-from bo_service.domain.records import ApiKey, AuditEntry, Event, Fit, Observation
+from bo_service.domain.records import ApiKey, AuditEntry, Event, EventKind, Fit, Observation
 from bo_service.domain.study import Study
 from bo_service.domain.suggestion import Suggestion
 from bo_service.domain.trial import Attempt, Provenance, Trial, TrialState
@@ -203,8 +203,9 @@ def process_view(process: ServiceProcess) -> dict[str, Any]:
     }
 
 
-def census_view(census: Census, totals: Totals) -> dict[str, Any]:
+def census_view(census: Census, totals: Totals, connections: Connections | None) -> dict[str, Any]:
     """The whole service, in the words of the metrics."""
+    happened = totals.events
     return {
         "studies": dict(census.studies),
         "trials": dict(census.trials),
@@ -242,6 +243,13 @@ def census_view(census: Census, totals: Totals) -> dict[str, Any]:
             for model, found in sorted(totals.llm.items())
         ],
         "leases_expired": totals.n_leases_expired,
+        "trials_started": happened.get(EventKind.TRIAL_STARTED.value, 0),
+        "trials_closed": happened.get(EventKind.TRIAL_CLOSED.value, 0),
+        "trials_requeued": happened.get(EventKind.TRIAL_REQUEUED.value, 0),
+        "job_crashes": happened.get(EventKind.JOB_CRASHED.value, 0),
+        "connections": None
+        if connections is None
+        else {"in_use": connections.n_in_use, "idle": connections.n_idle, "limit": connections.limit},
     }
 
 

@@ -23,8 +23,8 @@ def status(as_json: Json = False) -> None:
         ("studies", short(found["studies"]) or "none"),
         ("trials", short({state: n for state, n in found["trials"].items() if n}) or "none"),
         ("suggestions", short(found["suggestions"])),
-        ("leases expired", found["leases_expired"]),
         ("breakers open", found["breakers_open"]),
+        ("connections", short(found["connections"] or {}) or None),
     ]
     print_table("service", ("what", "now"), counts)
     queues = [
@@ -42,6 +42,18 @@ def status(as_json: Json = False) -> None:
         for f in found["fits"]
     ]
     print_table("fits", ("surrogate", "device", "fits", "fallbacks", "mean time"), fits)
+    _print_totals(found)
+
+
+def _print_totals(found: Mapping[str, Any]) -> None:
+    names = ("trials_started", "trials_closed", "trials_requeued", "leases_expired", "job_crashes")
+    print_table("so far", ("what", "times"), [(name.replace("_", " "), found[name]) for name in names])
+    llm = [
+        (m["model"], m["calls"], m["prompt_tokens"] + m["completion_tokens"], f"{m['cost']:.4g}")
+        for m in found["llm"]
+    ]
+    if llm:
+        print_table("language models", ("model", "calls", "tokens", "cost"), llm)
 
 
 def _print_readiness(ready: Mapping[str, Any]) -> None:

@@ -267,9 +267,26 @@ def test_bo_status_shows_the_same_in_a_terminal(observed) -> None:
         return subprocess.run(run, env=environment, capture_output=True, text=True, check=True).stdout
 
     until(lambda: "embedded-" in shown(), "the compute process")
-    assert "oldest waits" in shown()
+    for words in ("oldest waits", "trials started", "job crashes"):
+        assert words in shown()
     found = json.loads(
         subprocess.run([*run, "--json"], env=environment, capture_output=True, text=True, check=True).stdout
     )
     assert found["readiness"]["status"] == "ok"
     assert found["queues"]["cpu"]["resting"] == 0
+    assert found["connections"] is None
+
+
+def test_the_status_counts_trials_as_the_metrics_do(observed, admin, make_spec) -> None:
+    before = admin.get("/v1/status").json()
+    with Client(observed.url, observed.key) as client:
+        study = client.create_study(make_spec()).id
+        (trial,) = client.claim(study, "w", wait_seconds=20).trials
+        client.release(trial)
+        (trial,) = client.claim(study, "w", wait_seconds=20).trials
+        client.complete(trial, {"loss": 1.0})
+    after, metrics = admin.get("/v1/status").json(), numbers(admin)
+    for name, n in (("started", 2), ("closed", 1), ("requeued", 1)):
+        assert after[f"trials_{name}"] - before[f"trials_{name}"] == n
+        assert after[f"trials_{name}"] == metrics[f'bo_events_total{{kind="trial_{name}"}}']
+    assert after["job_crashes"] == metrics["bo_job_crashes_total"] == 0

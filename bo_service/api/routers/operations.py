@@ -34,7 +34,7 @@ def status(caller: Operator, context: Context) -> JSONResponse:
     """What runs, what waits, what troubles it: the whole service at this moment."""
     del caller
     survey = context.survey
-    return JSONResponse(census_view(survey.census(), survey.totals()))
+    return JSONResponse(census_view(survey.census(), survey.totals(), survey.connections()))
 
 
 @router.get("/v1/audit", **says("list_audit", answers.AuditPage))

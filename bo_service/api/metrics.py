@@ -129,6 +129,17 @@ def _now(census: Census) -> Iterable[Metric]:
     yield GaugeMetricFamily(
         "bo_breakers_open", "Studies whose model is bypassed after crashes.", value=census.n_breakers_open
     )
+    yield _gauge(
+        "bo_webhook_deliveries",
+        "Messages to webhooks: waiting for a try, given up after the last one.",
+        "state",
+        {"waiting": census.n_deliveries_waiting, "given_up": census.n_deliveries_given_up},
+    )
+    yield GaugeMetricFamily(
+        "bo_pushes_waiting",
+        "Trials announced to a fleet for which nobody came yet.",
+        value=census.n_pushes_waiting,
+    )
 
 
 def _ever(totals: Totals) -> Iterable[Metric]:

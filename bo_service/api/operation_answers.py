@@ -91,6 +91,13 @@ class ConnectionNumbers(Answer):
     limit: Count
 
 
+class DeliveryNumbers(Answer):
+    """The messages to webhooks that are kept."""
+
+    waiting: Count
+    given_up: Count
+
+
 class Status(Answer):
     """The whole service at this moment."""
 
@@ -99,6 +106,8 @@ class Status(Answer):
     queues: dict[Queue, QueueNumbers]
     suggestions: PreparedNumbers
     breakers_open: Count
+    deliveries: DeliveryNumbers
+    pushes_waiting: Count
     processes: list[Process]
     fits: list[FitNumbers]
     llm: list[LlmNumbers]

@@ -220,6 +220,8 @@ def census_view(census: Census, totals: Totals, connections: Connections | None)
         },
         "suggestions": {"fresh": census.n_fresh, "stale": census.n_stale},
         "breakers_open": census.n_breakers_open,
+        "deliveries": {"waiting": census.n_deliveries_waiting, "given_up": census.n_deliveries_given_up},
+        "pushes_waiting": census.n_pushes_waiting,
         "processes": [process_view(process) for process in census.processes],
         "fits": [
             {

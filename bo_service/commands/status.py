@@ -24,6 +24,8 @@ def status(as_json: Json = False) -> None:
         ("trials", short({state: n for state, n in found["trials"].items() if n}) or "none"),
         ("suggestions", short(found["suggestions"])),
         ("breakers open", found["breakers_open"]),
+        ("webhook messages", short(found["deliveries"])),
+        ("pushes waiting", found["pushes_waiting"]),
         ("connections", short(found["connections"] or {}) or None),
     ]
     print_table("service", ("what", "now"), counts)

@@ -68,6 +68,12 @@ class Census:
     processes: tuple[ServiceProcess, ...] = ()
     """Those heard of lately."""
     n_breakers_open: int = 0
+    n_deliveries_waiting: int = 0
+    """Messages to webhooks that are due, or wait for their next try."""
+    n_deliveries_given_up: int = 0
+    """Those that failed for good, of all that are kept."""
+    n_pushes_waiting: int = 0
+    """Trials announced to a fleet for which nobody came yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

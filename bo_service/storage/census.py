@@ -18,15 +18,26 @@ from bo_service.domain.records import EventKind
 from bo_service.domain.study import StudyState
 from bo_service.domain.suggestion import SuggestionState
 from bo_service.domain.trial import AttemptExit, TrialState
+from bo_service.domain.webhook import DeliveryState
 from bo_service.storage.engine import Transactions
 from bo_service.storage.failures import translated
 from bo_service.storage.jobs import SqlJobs
 from bo_service.storage.suggestions import made_since
-from bo_service.storage.tables import EventRow, JobRow, LlmCallRow, StudyRow, SuggestionRow, table_of
+from bo_service.storage.tables import (
+    DeliveryRow,
+    EventRow,
+    JobRow,
+    LlmCallRow,
+    PushRow,
+    StudyRow,
+    SuggestionRow,
+    table_of,
+)
 from migrations import VERSION_TABLE
 
 STUDIES, SUGGESTIONS, JOBS = table_of(StudyRow), table_of(SuggestionRow), table_of(JobRow)
 EVENTS, LLM_CALLS = table_of(EventRow), table_of(LlmCallRow)
+DELIVERIES, PUSHES = table_of(DeliveryRow), table_of(PushRow)
 
 PROCESS_MEMORY: Final = timedelta(seconds=30)
 """A process heard of this recently counts as alive."""
@@ -36,13 +47,14 @@ SETTLED_AFTER: Final = timedelta(seconds=35)
 
 
 def take_census(connection: Connection, *, now: datetime) -> Census:
-    """Everything as it is now; reads indexes, the studies, and the suggestions of active studies."""
+    """Everything as it is now; reads indexes, the studies, suggestions of active studies, and messages still kept."""
     studies, trials, n_breakers = Counter[str](), Counter[str](), 0
     for row in connection.execute(select(STUDIES.c.state, STUDIES.c.counts, STUDIES.c.breaker_reason)):
         studies[row.state] += 1
         trials.update(row.counts)
         n_breakers += row.breaker_reason is not None
     n_fresh, n_stale = _suggestions(connection)
+    n_waiting, n_given_up = _deliveries(connection)
     return Census(
         studies=studies,
         trials=trials,
@@ -51,6 +63,11 @@ def take_census(connection: Connection, *, now: datetime) -> Census:
         n_stale=n_stale,
         processes=tuple(SqlJobs(connection).processes(since=now - PROCESS_MEMORY)),
         n_breakers_open=n_breakers,
+        n_deliveries_waiting=n_waiting,
+        n_deliveries_given_up=n_given_up,
+        n_pushes_waiting=connection.execute(
+            select(func.count()).where(PUSHES.c.trial_id.is_(None))
+        ).scalar_one(),
     )
 
 
@@ -97,6 +114,13 @@ def _suggestions(connection: Connection) -> tuple[int, int]:
     )
     n_fresh, n = connection.execute(query).one()
     return int(n_fresh), int(n - n_fresh)
+
+
+def _deliveries(connection: Connection) -> tuple[int, int]:
+    """Messages that wait, and those that were given up."""
+    counts = select(DELIVERIES.c.state, func.count()).group_by(DELIVERIES.c.state)
+    found = {state: int(n) for state, n in connection.execute(counts)}
+    return found.get(DeliveryState.PENDING.value, 0), found.get(DeliveryState.FAILED.value, 0)
 
 
 @dataclass(slots=True)

@@ -10,12 +10,18 @@ import pytest
 from bo_service.bootstrap import Services, survey_of
 from bo_service.domain.ids import LeaseToken, ProjectId, SuggestionId, new_id
 from bo_service.domain.job import Queue, Role, ServiceProcess
+from bo_service.domain.push import Push
 from bo_service.domain.records import Event, EventKind
 from bo_service.domain.suggestion import SuggestionState
+from bo_service.domain.webhook import Answer
+from bo_service.orchestrator.claim_trials import ClaimRequest, claim_trials
+from bo_service.orchestrator.manage_webhooks import ping_webhook
+from bo_service.orchestrator.push_trials import push_trials
 from bo_service.orchestrator.reap import claim_job, crash_job
 from bo_service.storage import census as module
 from tests.faults.test_in_process import let_the_lease_end
 from tests.steps import advance_all, claim, complete, new_study, run_jobs
+from tests.webhook_steps import Post, deliver, hook
 from workers.house import Housekeeper
 
 
@@ -128,6 +134,35 @@ def test_an_event_that_commits_late_is_not_skipped(
         store.records.add_event(Event(study_id=study.id, kind=EventKind.BREAKER, at=old))
         store.commit()
     assert survey.totals().events == {"study_created": 1, "breaker": 1}
+
+
+def test_messages_out_are_counted_until_somebody_took_them(
+    services: Services, project: ProjectId, make_spec
+) -> None:
+    survey = survey_of(services)
+    webhook = hook(services, project)
+    for _ in range(3):
+        ping_webhook(webhook.id, project_id=project, uow=services.uow)
+    study = new_study(services, project, make_spec, push={"objective": "m.f:g", "slots": 2})
+    run_jobs(services)
+    pushed: list[Push] = []
+    push_trials(
+        study.id,
+        send=lambda push, _: pushed.append(push),
+        resend_after=timedelta(seconds=15),
+        uow=services.uow,
+    )
+    census = survey.census()
+    assert (census.n_deliveries_waiting, census.n_deliveries_given_up) == (3, 0)
+    assert census.n_pushes_waiting == 2
+    assert deliver(services, webhook, Post())
+    assert survey.census().n_deliveries_waiting == 2
+    assert deliver(services, webhook, Post([Answer(status=410)]))
+    request = ClaimRequest(worker="w", fixed={}, reclaim=False, push=pushed[0].id)
+    assert claim_trials(study.id, request, project_id=project, uow=services.uow).trials
+    census = survey.census()
+    assert (census.n_deliveries_waiting, census.n_deliveries_given_up) == (0, 2)
+    assert census.n_pushes_waiting == 1
 
 
 def test_processes_are_those_heard_of_lately(services: Services) -> None:

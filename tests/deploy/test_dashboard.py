@@ -53,6 +53,8 @@ METRICS = {
     "bo_suggestions": Metric("gauge", "database", {"freshness": {"fresh", "stale"}}),
     "bo_processes": Metric("gauge", "database", {"role": {"relay", "compute"}}),
     "bo_breakers_open": Metric("gauge", "database"),
+    "bo_webhook_deliveries": Metric("gauge", "database", {"state": {"waiting", "given_up"}}),
+    "bo_pushes_waiting": Metric("gauge", "database"),
 }
 
 DASHBOARD: dict[str, Any] = json.loads((ROOT / "deploy" / "grafana" / "bo-service.json").read_text())

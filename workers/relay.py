@@ -16,7 +16,7 @@ from bo_service.domain.job import Role
 from bo_service.orchestrator.ports import UnitOfWork
 from bo_service.orchestrator.relay_jobs import BATCH, Send, relay_jobs
 from bo_service.settings import Settings
-from bo_service.telemetry import start_logging
+from bo_service.telemetry import start_logging, start_tracing
 from workers.house import Housekeeper, guarded
 from workers.notifier import notifier_of
 from workers.presence import Presence
@@ -103,6 +103,8 @@ def main() -> None:
     settings = Settings()
     sender = make_sender(settings)
     start_logging("relay", level=settings.log_level, form=settings.log_format)
+    if settings.tracing:
+        start_tracing("relay")
     awake = threading.Event()
     pusher = Pusher(send=partial(send_push, through=sender), awake=awake)
     services = open_services(settings, on_jobs=awake.set, on_study=pusher.heard, on_gap=pusher.missed)

@@ -70,5 +70,10 @@ class Desk:
         import bo_service.generation.ladder  # noqa: F401, PLC0415
 
     def rescue(self, job: Job) -> int:
-        """Space-filling suggestions for claims that wait behind an overdue fit."""
-        return rescue_claims(job, uow=self.uow, generate=generate)
+        """Space-filling suggestions for claims that wait behind an overdue fit, in the trace of that fit."""
+
+        def draw(view: StudyView, request: ProposalRequest, warm_state: bytes | None) -> Proposal:
+            with span("bo.rescue", {"bo.study": job.study_id, "bo.job": job.id}, parent=job.trace):
+                return generate(view, request, warm_state)
+
+        return rescue_claims(job, uow=self.uow, generate=draw)

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from bo_service.bootstrap import build_services
 from bo_service.client import Client
-from bo_service.domain.ids import JobId, StudyId
+from bo_service.domain.ids import JobId, LeaseToken, StudyId
 from bo_service.domain.job import Job, JobKind, JobState, Queue
+from bo_service.orchestrator.reap import claim_job
 from bo_service.settings import Settings
+from tests.collector import TRACE, TRACEPARENT, collecting
 from tests.distributed.conftest import Fleet, RedisServer
 from tests.receiver import Receiver, listening
 from tests.skewed import wrong_clock
@@ -41,6 +44,46 @@ def test_a_study_runs_across_processes(fleet: Fleet, make_spec) -> None:
         study = client.create_study(make_spec(surrogate={"name": "gp"}, initial={"size": 3}))
         generators = evaluate(client, study.name, 8)
     assert generators[-1].startswith("gp:")
+
+
+def test_a_fit_of_the_fleet_belongs_to_the_trace_of_the_request_that_caused_it(
+    fleet: Fleet, make_spec
+) -> None:
+    """The job's row carries the trace; the message that wakes the worker carries nothing."""
+    with collecting() as collector:
+        fleet.environment |= collector.environment
+        api = fleet.api()
+        fleet.relay()
+        fleet.compute()
+        with api.http() as http:
+            made = http.post("/v1/studies", json=make_spec(), headers={"traceparent": TRACEPARENT})
+        wanted = {"POST /v1/studies", "bo.advance", "bo.propose"}
+        until(lambda: wanted <= collector.of_trace(TRACE).keys(), "the spans")
+        spans, senders = collector.of_trace(TRACE), collector.senders_of(TRACE)
+        assert senders["POST /v1/studies"] == "bo-service-api"
+        assert senders["bo.advance"] == senders["bo.propose"] == "bo-service-compute"
+        assert spans["bo.advance"].parent_span_id == spans["POST /v1/studies"].span_id
+        attributes = {a.key: a.value.string_value for a in spans["bo.advance"].attributes}
+        assert attributes["bo.study"] == made.json()["id"]
+
+
+def test_a_rescue_by_the_relay_belongs_to_the_trace_of_the_fit_it_stands_in_for(
+    fleet: Fleet, make_spec
+) -> None:
+    with collecting() as collector:
+        fleet.environment |= collector.environment | {"BO_FIT_DEADLINE_SECONDS": "0.5"}
+        api = fleet.api()
+        with api.http() as http:
+            made = http.post("/v1/studies", json=make_spec(), headers={"traceparent": TRACEPARENT})
+        services = build_services(fleet.settings)
+        assert claim_job(LeaseToken("a fit without end"), lease_seconds=60, uow=services.uow)
+        services.close()
+        fleet.relay()
+        with Client(api.url, api.key) as client:
+            (trial,) = client.claim(made.json()["id"], "w", wait_seconds=20).trials
+        assert trial.raw["provenance"]["fallback_reason"]
+        until(lambda: {"bo.rescue", "bo.propose"} <= collector.of_trace(TRACE).keys(), "the spans")
+        assert collector.senders_of(TRACE)["bo.rescue"] == "bo-service-relay"
 
 
 def test_redis_flushed_and_restarted_loses_nothing(

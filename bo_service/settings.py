@@ -77,8 +77,8 @@ class Settings(BaseSettings):
     """A compute process, embedded or of `bo compute`, is replaced after so many jobs."""
 
     compute_max_megabytes: int = Field(4096, ge=256)
-    """A compute process that holds more memory after a job is replaced; one that holds half as much again is ended, and its
-    job counts as crashed."""
+    """A compute process that holds more memory after a job is replaced; one that holds half as much again is ended,
+    and its job counts as crashed."""
 
     database_pool_size: int = Field(20, ge=1)
     """Connections to PostgreSQL one process keeps, and requests an HTTP process works on at the same time."""

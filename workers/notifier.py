@@ -14,6 +14,7 @@ from bo_service.bootstrap import Services
 from bo_service.domain.ids import WebhookId
 from bo_service.domain.signing import MasterKey
 from bo_service.domain.target import AllowList
+from bo_service.domain.webhook import DueWebhook
 from bo_service.master_key import master_key
 from bo_service.orchestrator.deliver import Send, deliver_next, webhooks_due
 from bo_service.orchestrator.ports import UnitOfWork
@@ -38,7 +39,7 @@ class Notifier:
     _stopping: threading.Event = field(default_factory=threading.Event)
     _has_news: threading.Event = field(default_factory=threading.Event)
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    _serving: set[WebhookId] = field(default_factory=set)
+    _serving: dict[WebhookId, DueWebhook] = field(default_factory=dict)
     _has_warned: bool = False
 
     def start(self) -> None:
@@ -59,9 +60,8 @@ class Notifier:
     def round(self) -> list[threading.Thread]:
         """Give every free sender a webhook that has something due; returns the senders that began."""
         with self._lock:
-            serving = set(self._serving)
-        n_free = N_SENDERS - len(serving)
-        due = webhooks_due(without=serving, limit=n_free, uow=self.uow) if n_free > 0 else []
+            serving = list(self._serving.values())
+        due = webhooks_due(serving=serving, n_senders=N_SENDERS, uow=self.uow)
         if not due:
             return []
         master = self.key()
@@ -69,11 +69,11 @@ class Notifier:
             self._warn()
             return []
         senders = []
-        for webhook_id in due:
+        for webhook in due:
             with self._lock:
-                self._serving.add(webhook_id)
+                self._serving[webhook.id] = webhook
             sender = threading.Thread(
-                target=self._serve, args=(webhook_id, master), name="sender", daemon=True
+                target=self._serve, args=(webhook.id, master), name="sender", daemon=True
             )
             sender.start()
             senders.append(sender)
@@ -90,7 +90,7 @@ class Notifier:
         )
         has_sent = guarded(deliver, what=f"delivering to webhook {webhook_id}")
         with self._lock:
-            self._serving.discard(webhook_id)
+            self._serving.pop(webhook_id, None)
         if has_sent:
             # there may be more for it; after a failure of ours the next look comes soon enough
             self._has_news.set()

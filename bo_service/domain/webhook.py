@@ -13,6 +13,9 @@ from bo_service.domain.ids import DeliveryId, ProjectId, StudyId, WebhookId
 MAX_WEBHOOKS: Final = 100
 """A project has at most so many, so that an improvement writes a bounded number of rows."""
 
+MAX_PENDING: Final = 1000
+"""So many messages wait for one webhook; what comes on top is FAILED at once, and no ping is taken."""
+
 PAUSES: Final = tuple(timedelta(seconds=seconds) for seconds in (5, 30, 120, 600, 3600, 21_600))
 """Between the tries of a delivery; one try more than pauses, then it is FAILED."""
 
@@ -134,6 +137,15 @@ class Webhook:
         return replace(self, failing_since=None, disabled_at=None, disabled_reason=None)
 
 
+@dataclass(frozen=True, slots=True)
+class DueWebhook:
+    """A webhook that has a due delivery."""
+
+    id: WebhookId
+    project_id: ProjectId
+    is_failing: bool
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
     """PENDING -> DELIVERED | FAILED; its id stays the same from try to try, so that receivers know it again."""
@@ -168,6 +180,14 @@ class Delivery:
             return replace(tried, state=DeliveryState.FAILED)
         pause = PAUSES[max(self.n_tries - 1, 0)] * (1 + JITTER * jitter)
         return replace(tried, ready_at=now + pause)
+
+    def dropped(self) -> Delivery:
+        """FAILED without a try, because too many others wait."""
+        return replace(
+            self,
+            state=DeliveryState.FAILED,
+            last_error=f"dropped: {MAX_PENDING} messages were waiting already",
+        )
 
     def requeued(self, *, now: datetime) -> Delivery:
         """PENDING from the start, under the same id."""

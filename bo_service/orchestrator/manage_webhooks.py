@@ -10,13 +10,15 @@ from bo_service.domain.ids import DeliveryId, ProjectId, WebhookId, new_id
 from bo_service.domain.notice import ping_of
 from bo_service.domain.signing import MasterKey, shown
 from bo_service.domain.webhook import (
+    MAX_PENDING,
     MAX_WEBHOOKS,
     Delivery,
+    DeliveryState,
     NoticeKind,
     Webhook,
     WebhookFormat,
 )
-from bo_service.orchestrator.ports import UnitOfWork
+from bo_service.orchestrator.ports import Store, UnitOfWork
 
 Key = Callable[[], MasterKey | None]
 """Finds the master key; None where this service has none that its other machines share."""
@@ -97,9 +99,10 @@ def enable_webhook(webhook_id: str, *, project_id: ProjectId, uow: UnitOfWork) -
 
 
 def ping_webhook(webhook_id: str, *, project_id: ProjectId, uow: UnitOfWork) -> Delivery:
-    """Queue a test message, to a disabled webhook too. Raises: NotFound."""
+    """Queue a test message, to a disabled webhook too. Raises: NotFound, Conflict (too many wait)."""
     with uow() as store:
         webhook, now = store.webhooks.find(project_id, webhook_id, lock=True), store.now()
+        _require_room(webhook, store)
         delivery = Delivery(
             id=DeliveryId(new_id()),
             webhook_id=webhook.id,
@@ -116,13 +119,27 @@ def ping_webhook(webhook_id: str, *, project_id: ProjectId, uow: UnitOfWork) -> 
 
 
 def retry_delivery(webhook_id: str, delivery_id: str, *, project_id: ProjectId, uow: UnitOfWork) -> Delivery:
-    """Send a delivery again now, under its old id, whatever became of it. Raises: NotFound."""
+    """Send a delivery again now, under its old id, whatever became of it.
+
+    Raises: NotFound, Conflict (too many wait).
+    """
     with uow() as store:
         webhook = store.webhooks.find(project_id, webhook_id, lock=True)
-        delivery = store.webhooks.delivery(webhook.id, delivery_id).requeued(now=store.now())
+        known = store.webhooks.delivery(webhook.id, delivery_id)
+        if known.state is not DeliveryState.PENDING:
+            _require_room(webhook, store)
+        delivery = known.requeued(now=store.now())
         store.webhooks.save_delivery(delivery)
         store.commit()
     return delivery
+
+
+def _require_room(webhook: Webhook, store: Store) -> None:
+    if store.webhooks.n_pending(webhook.id) >= MAX_PENDING:
+        raise Conflict(
+            f"{MAX_PENDING} messages wait for the webhook",
+            hint="let its receiver answer, or delete the webhook",
+        )
 
 
 def _required(key: Key) -> MasterKey:

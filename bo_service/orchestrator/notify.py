@@ -9,7 +9,7 @@ from bo_service.domain.ids import DeliveryId, new_id
 from bo_service.domain.notice import notice_of
 from bo_service.domain.study import Study
 from bo_service.domain.trial import Trial
-from bo_service.domain.webhook import Delivery, NoticeKind
+from bo_service.domain.webhook import MAX_PENDING, Delivery, NoticeKind
 from bo_service.orchestrator.ports import Store
 
 
@@ -41,26 +41,25 @@ def _notify(
     now: datetime,
 ) -> None:
     """A delivery for each webhook that listens, told once; without webhooks one statement and no more."""
-    wanted = [
-        (webhook, webhook.first_of(kinds)) for webhook in store.webhooks.listening(study.project_id, study.id)
-    ]
-    if not any(kind for _, kind in wanted):
+    listening = store.webhooks.listening(study.project_id, study.id)
+    wanted = [(webhook, webhook.first_of(kinds), n_pending) for webhook, n_pending in listening]
+    if not any(kind for _, kind, _ in wanted):
         return
     if trial is None and study.best_trial_id is not None:
         trial = store.trials.get(study.best_trial_id)
-    store.webhooks.add_deliveries(
-        [
-            Delivery(
-                id=DeliveryId(new_id()),
-                webhook_id=webhook.id,
-                study_id=study.id,
-                kind=kind,
-                payload=notice_of(kind, study, trial=trial, reason=reason, at=now),
-                ready_at=now,
-                created_at=now,
-                updated_at=now,
-            )
-            for webhook, kind in wanted
-            if kind is not None
-        ]
-    )
+    deliveries = []
+    for webhook, kind, n_pending in wanted:
+        if kind is None:
+            continue
+        delivery = Delivery(
+            id=DeliveryId(new_id()),
+            webhook_id=webhook.id,
+            study_id=study.id,
+            kind=kind,
+            payload=notice_of(kind, study, trial=trial, reason=reason, at=now),
+            ready_at=now,
+            created_at=now,
+            updated_at=now,
+        )
+        deliveries.append(delivery if n_pending < MAX_PENDING else delivery.dropped())
+    store.webhooks.add_deliveries(deliveries)

@@ -26,7 +26,7 @@ from bo_service.domain.records import ApiKey, AuditEntry, Event, Fit, Observatio
 from bo_service.domain.study import Study, StudyState
 from bo_service.domain.suggestion import Suggestion, SuggestionState
 from bo_service.domain.trial import Attempt, AttemptExit, Trial, TrialState
-from bo_service.domain.webhook import Delivery, DeliveryState, Webhook
+from bo_service.domain.webhook import Delivery, DeliveryState, DueWebhook, Webhook
 
 
 class Studies(Protocol):
@@ -335,8 +335,11 @@ class Webhooks(Protocol):
     def of_project(self, project_id: ProjectId) -> Sequence[Webhook]:
         """Oldest first."""
 
-    def listening(self, project_id: ProjectId, study_id: StudyId) -> Sequence[Webhook]:
-        """Enabled ones that hear of this study; they cannot be removed until the transaction ends."""
+    def listening(self, project_id: ProjectId, study_id: StudyId) -> Sequence[tuple[Webhook, int]]:
+        """Enabled ones that hear of this study, each with how many of its deliveries are PENDING.
+
+        They cannot be removed until the transaction ends.
+        """
 
     def save(self, webhook: Webhook) -> None: ...
 
@@ -353,8 +356,13 @@ class Webhooks(Protocol):
     ) -> Page[Delivery]:
         """Newest first."""
 
-    def due(self, *, now: datetime, without: Sequence[WebhookId], limit: int) -> Sequence[WebhookId]:
-        """Webhooks that have a due delivery, the one that waits longest first."""
+    def n_pending(self, webhook_id: WebhookId) -> int: ...
+
+    def due(self, *, now: datetime, without: Sequence[WebhookId], limit: int) -> Sequence[DueWebhook]:
+        """Webhooks that have a due delivery, the one that waits longest first.
+
+        Of each project at most `limit` failing ones and as many others: no project hides another one's.
+        """
 
     def take(self, webhook_id: WebhookId, *, now: datetime, until: datetime) -> Delivery | None:
         """The webhook's delivery that is due longest, its sender's until then; no two senders get the same."""
@@ -363,6 +371,12 @@ class Webhooks(Protocol):
 
     def settle(self, delivery: Delivery) -> bool:
         """Save what became of a try; False where the delivery is another sender's by now, or is settled."""
+
+    def hold(self, webhook_id: WebhookId, *, now: datetime, until: datetime) -> None:
+        """The webhook's due deliveries are due again at that time."""
+
+    def release(self, webhook_id: WebhookId, *, now: datetime) -> None:
+        """The webhook's deliveries that were never tried are due now."""
 
     def give_up(self, webhook_id: WebhookId, *, reason: str, now: datetime) -> int:
         """Every PENDING delivery of the webhook is FAILED."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, delete, func, insert, or_, select, update
 
 from bo_service.domain.errors import NotFound
 from bo_service.domain.ids import DeliveryId, ProjectId, StudyId, WebhookId
@@ -15,6 +15,7 @@ from bo_service.domain.records import Page
 from bo_service.domain.webhook import (
     Delivery,
     DeliveryState,
+    DueWebhook,
     NoticeKind,
     Webhook,
     WebhookFormat,
@@ -27,16 +28,25 @@ WEBHOOKS = table_of(WebhookRow)
 DELIVERIES = table_of(DeliveryRow)
 PENDING = DeliveryState.PENDING.value
 
+_N_PENDING = (
+    select(func.count())
+    .select_from(DELIVERIES)
+    .where(DELIVERIES.c.webhook_id == WEBHOOKS.c.id, DELIVERIES.c.state == PENDING)
+    .correlate(WEBHOOKS)
+    .scalar_subquery()
+    .label("n_pending")
+)
+
 # FOR KEY SHARE keeps a webhook from being removed under a new delivery, and nobody else from anything
 _LISTENING = (
-    select(WEBHOOKS)
+    select(WEBHOOKS, _N_PENDING)
     .where(
         WEBHOOKS.c.project_id == bindparam("project"),
         or_(WEBHOOKS.c.study_id.is_(None), WEBHOOKS.c.study_id == bindparam("study")),
         WEBHOOKS.c.disabled_at.is_(None),
     )
     .order_by(WEBHOOKS.c.id)
-    .with_for_update(read=True, key_share=True)
+    .with_for_update(read=True, key_share=True, of=WEBHOOKS)
 )
 
 
@@ -79,9 +89,9 @@ class SqlWebhooks:
         query = select(WEBHOOKS).where(WEBHOOKS.c.project_id == project_id).order_by(WEBHOOKS.c.id)
         return [_webhook_from(row) for row in self.connection.execute(query)]
 
-    def listening(self, project_id: ProjectId, study_id: StudyId) -> Sequence[Webhook]:
+    def listening(self, project_id: ProjectId, study_id: StudyId) -> Sequence[tuple[Webhook, int]]:
         rows = self.connection.execute(_LISTENING, {"project": project_id, "study": study_id})
-        return [_webhook_from(row) for row in rows]
+        return [(_webhook_from(row), row.n_pending) for row in rows]
 
     def save(self, webhook: Webhook) -> None:
         self.connection.execute(
@@ -134,18 +144,36 @@ class SqlWebhooks:
             next_cursor=cursors.after(rows[limit - 1].id) if more else None,
         )
 
-    def due(self, *, now: datetime, without: Sequence[WebhookId], limit: int) -> Sequence[WebhookId]:
-        first = func.min(DELIVERIES.c.ready_at)
-        query = (
-            select(DELIVERIES.c.webhook_id)
+    def n_pending(self, webhook_id: WebhookId) -> int:
+        query = select(_N_PENDING).select_from(WEBHOOKS).where(WEBHOOKS.c.id == webhook_id)
+        return int(self.connection.execute(query).scalar() or 0)
+
+    def due(self, *, now: datetime, without: Sequence[WebhookId], limit: int) -> Sequence[DueWebhook]:
+        since = func.min(DELIVERIES.c.ready_at)
+        is_failing = WEBHOOKS.c.failing_since.is_not(None)
+        place = func.row_number().over(
+            partition_by=[WEBHOOKS.c.project_id, is_failing], order_by=[since, WEBHOOKS.c.id]
+        )
+        waiting = (
+            select(
+                WEBHOOKS.c.id,
+                WEBHOOKS.c.project_id,
+                is_failing.label("is_failing"),
+                since.label("since"),
+                place.label("place"),
+            )
+            .join_from(DELIVERIES, WEBHOOKS, DELIVERIES.c.webhook_id == WEBHOOKS.c.id)
             .where(DELIVERIES.c.state == PENDING, DELIVERIES.c.ready_at <= now)
-            .group_by(DELIVERIES.c.webhook_id)
-            .order_by(first)
-            .limit(limit)
+            .group_by(WEBHOOKS.c.id, WEBHOOKS.c.project_id, WEBHOOKS.c.failing_since)
         )
         if without:
-            query = query.where(DELIVERIES.c.webhook_id.not_in(without))
-        return [WebhookId(row.webhook_id) for row in self.connection.execute(query)]
+            waiting = waiting.where(WEBHOOKS.c.id.not_in(without))
+        found = waiting.subquery()
+        query = select(found).where(found.c.place <= limit).order_by(found.c.since, found.c.id)
+        return [
+            DueWebhook(WebhookId(row.id), ProjectId(row.project_id), bool(row.is_failing))
+            for row in self.connection.execute(query)
+        ]
 
     def take(self, webhook_id: WebhookId, *, now: datetime, until: datetime) -> Delivery | None:
         query = (
@@ -180,10 +208,26 @@ class SqlWebhooks:
         result = self.connection.execute(update(DELIVERIES).where(*is_mine).values(_progress(delivery)))
         return bool(result.rowcount)
 
+    def hold(self, webhook_id: WebhookId, *, now: datetime, until: datetime) -> None:
+        # what is on its way is not due: its sender keeps it
+        self.connection.execute(
+            update(DELIVERIES)
+            .where(*_waits_for(webhook_id), DELIVERIES.c.ready_at <= now)
+            .values(ready_at=until)
+        )
+
+    def release(self, webhook_id: WebhookId, *, now: datetime) -> None:
+        # what was never tried is on its way with nobody
+        self.connection.execute(
+            update(DELIVERIES)
+            .where(*_waits_for(webhook_id), DELIVERIES.c.n_tries == 0, DELIVERIES.c.ready_at > now)
+            .values(ready_at=now)
+        )
+
     def give_up(self, webhook_id: WebhookId, *, reason: str, now: datetime) -> int:
         result = self.connection.execute(
             update(DELIVERIES)
-            .where(DELIVERIES.c.webhook_id == webhook_id, DELIVERIES.c.state == PENDING)
+            .where(*_waits_for(webhook_id))
             .values(state=DeliveryState.FAILED.value, last_error=reason, updated_at=now)
         )
         return int(result.rowcount)
@@ -191,6 +235,10 @@ class SqlWebhooks:
     def forget_deliveries(self, *, before: datetime) -> int:
         is_old = (DELIVERIES.c.state != PENDING, DELIVERIES.c.updated_at < before)
         return int(self.connection.execute(delete(DELIVERIES).where(*is_old)).rowcount)
+
+
+def _waits_for(webhook_id: WebhookId) -> tuple[ColumnElement[bool], ...]:
+    return DELIVERIES.c.webhook_id == webhook_id, DELIVERIES.c.state == PENDING
 
 
 def _changing(webhook: Webhook) -> dict[str, Any]:

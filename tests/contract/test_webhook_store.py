@@ -203,9 +203,9 @@ def test_several_senders_share_the_work_and_none_sends_what_another_has(services
 
     def relay() -> None:
         start.wait()
-        while due := webhooks_due(without=set(), limit=4, uow=services.uow):
-            for webhook_id in due:
-                deliver_next(webhook_id, send=post, master=MASTER, jitter=0.0, uow=services.uow)
+        while due := webhooks_due(serving=[], n_senders=4, uow=services.uow):
+            for webhook in due:
+                deliver_next(webhook.id, send=post, master=MASTER, jitter=0.0, uow=services.uow)
 
     threads = [threading.Thread(target=relay) for _ in range(6)]
     for thread in threads:
@@ -344,9 +344,9 @@ def test_results_are_taken_while_webhooks_come_and_go(services, project, make_sp
         remove_webhook(webhook.id, project_id=project, uow=services.uow)
 
     def send_and_disable() -> None:
-        for webhook_id in webhooks_due(without=set(), limit=4, uow=services.uow):
+        for webhook in webhooks_due(serving=[], n_senders=4, uow=services.uow):
             send = Post([Answer(status=410)])
-            deliver_next(webhook_id, send=send, master=MASTER, jitter=0.0, uow=services.uow)
+            deliver_next(webhook.id, send=send, master=MASTER, jitter=0.0, uow=services.uow)
         enable_webhook(stays.id, project_id=project, uow=services.uow)
 
     acts = (come_and_go, come_and_go, send_and_disable, send_and_disable)

@@ -109,7 +109,7 @@ def rotate_key(
     text = f"bo_{secrets.token_urlsafe(32)}"
     with uow() as store:
         now = store.now()
-        old = store.records.key(project_id, key_id)
+        old = store.records.key(project_id, key_id, lock=True)
         if not old.is_valid(now):
             raise Conflict(f"key {old.name!r} has ended", hint="create a new one: POST /v1/keys")
         lifetime = None if old.expires_at is None else old.expires_at - old.created_at
@@ -123,7 +123,8 @@ def rotate_key(
         )
         store.records.add_key(new)
         end = now + grace
-        store.records.save_key(replace(old, expires_at=min(old.expires_at or end, end)))
+        if old.expires_at is None or end < old.expires_at:
+            store.records.expire_key(old.id, at=end)
         store.commit()
     return new, text
 
@@ -131,9 +132,9 @@ def rotate_key(
 def revoke_key(key_id: str, *, project_id: ProjectId, uow: UnitOfWork) -> ApiKey:
     """End a key now; one that has ended stays as it is. Raises: NotFound."""
     with uow() as store:
-        key = store.records.key(project_id, key_id)
+        key, now = store.records.key(project_id, key_id, lock=True), store.now()
         if key.revoked_at is None:
-            key = replace(key, revoked_at=store.now())
-            store.records.save_key(key)
+            key = replace(key, revoked_at=now)
+            store.records.revoke_key(key.id, at=now)
             store.commit()
     return key

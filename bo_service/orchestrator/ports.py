@@ -294,11 +294,12 @@ class Records(Protocol):
 
     def keys(self, project_id: ProjectId) -> Sequence[ApiKey]: ...
 
-    def key(self, project_id: ProjectId, key_id: str) -> ApiKey:
+    def key(self, project_id: ProjectId, key_id: str, *, lock: bool = False) -> ApiKey:
         """Raises: NotFound."""
 
-    def save_key(self, key: ApiKey) -> None:
-        """Write when it ends."""
+    def expire_key(self, key_id: str, *, at: datetime) -> None: ...
+
+    def revoke_key(self, key_id: str, *, at: datetime) -> None: ...
 
     def add_audit(self, entry: AuditEntry) -> None: ...
 

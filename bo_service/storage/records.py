@@ -164,21 +164,19 @@ class SqlRecords:
         query = query.where(KEYS.c.project_id == project_id).order_by(KEYS.c.id)
         return [key_from(row) for row in self.connection.execute(query)]
 
-    def key(self, project_id: ProjectId, key_id: str) -> ApiKey:
+    def key(self, project_id: ProjectId, key_id: str, *, lock: bool = False) -> ApiKey:
         query = select(KEYS, PROJECTS.c.name.label("project")).join(PROJECTS)
-        row = self.connection.execute(
-            query.where(KEYS.c.project_id == project_id, KEYS.c.id == key_id)
-        ).first()
+        query = query.where(KEYS.c.project_id == project_id, KEYS.c.id == key_id)
+        row = self.connection.execute(query.with_for_update(of=KEYS) if lock else query).first()
         if row is None:
             raise NotFound("key", key_id)
         return key_from(row)
 
-    def save_key(self, key: ApiKey) -> None:
-        self.connection.execute(
-            update(KEYS)
-            .where(KEYS.c.id == key.id)
-            .values(expires_at=key.expires_at, revoked_at=key.revoked_at)
-        )
+    def expire_key(self, key_id: str, *, at: datetime) -> None:
+        self.connection.execute(update(KEYS).where(KEYS.c.id == key_id).values(expires_at=at))
+
+    def revoke_key(self, key_id: str, *, at: datetime) -> None:
+        self.connection.execute(update(KEYS).where(KEYS.c.id == key_id).values(revoked_at=at))
 
     def add_audit(self, entry: AuditEntry) -> None:
         self.connection.execute(

@@ -100,7 +100,7 @@ class Webhook:
     """Tells a service with another master key that it cannot sign for this webhook; no secret follows from it."""
     rotated_at: datetime | None = None
     failing_since: datetime | None = None
-    """The first failed try since the last good one."""
+    """The first failed try since the last good one, or since nothing was left to try."""
     disabled_at: datetime | None = None
     disabled_reason: str | None = None
     created_at: datetime
@@ -129,6 +129,10 @@ class Webhook:
         if now - (failing.failing_since or now) >= DISABLED_AFTER:
             return failing.disabled(f"failed for {DISABLED_AFTER.days} days, last: {answer.reason}", now=now)
         return failing
+
+    def left_alone(self) -> Webhook:
+        """The webhook when its last message was given up: how its receiver does from now on, no try tells."""
+        return self if self.disabled_at is not None else replace(self, failing_since=None)
 
     def disabled(self, reason: str, *, now: datetime) -> Webhook:
         return replace(self, disabled_at=now, disabled_reason=reason[:500])

@@ -107,6 +107,8 @@ def _settle(delivery: Delivery, answer: Answer, *, began: datetime, jitter: floa
         tried = delivery.after(answer, is_last=webhook.disabled_at is not None, now=now, jitter=jitter)
         if not store.webhooks.settle(tried):
             return
+        if tried.state is DeliveryState.FAILED and not store.webhooks.n_pending(webhook.id):
+            webhook = webhook.left_alone()
         if webhook != known:
             store.webhooks.save(webhook)
         if webhook.disabled_at is not None and known.disabled_at is None:

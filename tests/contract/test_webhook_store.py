@@ -124,6 +124,33 @@ def test_days_of_failing_disable(services, project) -> None:
     assert found(services, webhook)[0].state is DeliveryState.FAILED
 
 
+def test_an_outage_that_ended_unnoticed_does_not_count_days_later(services, project) -> None:
+    """The last message of an outage is given up; nobody knows how the receiver was until the next one."""
+    webhook = hook(services, project)
+    queued = ping_webhook(webhook.id, project_id=project, uow=services.uow)
+    with services.uow() as store:
+        store.webhooks.save_delivery(replace(queued, n_tries=MAX_TRIES - 1))
+        kept = store.webhooks.get(webhook.id, lock=True)
+        store.webhooks.save(replace(kept, failing_since=store.now() - timedelta(days=2)))
+        store.commit()
+    assert deliver(services, webhook, Post([Answer(status=500)]))
+    (given_up,) = found(services, webhook)
+    assert given_up.state is DeliveryState.FAILED
+    with services.uow(read_only=True) as store:
+        assert store.webhooks.get(webhook.id).failing_since is None
+
+
+def test_an_outage_goes_on_while_something_waits(services, project) -> None:
+    webhook = hook(services, project)
+    given_up, _ = (ping_webhook(webhook.id, project_id=project, uow=services.uow) for _ in range(2))
+    with services.uow() as store:
+        store.webhooks.save_delivery(replace(given_up, n_tries=MAX_TRIES - 1))
+        store.commit()
+    assert deliver(services, webhook, Post([Answer(status=500)]))
+    with services.uow(read_only=True) as store:
+        assert store.webhooks.get(webhook.id).failing_since is not None
+
+
 def test_a_sender_that_died_is_followed_by_another_with_the_same_id(services, project) -> None:
     webhook = hook(services, project)
     ping_webhook(webhook.id, project_id=project, uow=services.uow)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Final, Protocol, TypeVar
 
+from anyio import CapacityLimiter
 from fastapi import Depends, Request
 from fastapi.concurrency import run_in_threadpool
 
@@ -30,6 +31,9 @@ T = TypeVar("T")
 
 KEY_MEMORY_SECONDS: Final = 5.0
 """A revoked or expired key may work this much longer in other processes."""
+
+N_LOOK_UPS: Final = 4
+"""So many names of receivers are looked up at the same time."""
 
 STRANGERS_PER_SECOND: Final = 100.0
 """So many unknown keys an address may try: each costs a look into the database."""
@@ -173,6 +177,8 @@ class ApiContext:
     rates: Rates = field(default_factory=lambda: Rates(0.0))
     strangers: Rates = field(default_factory=lambda: Rates(STRANGERS_PER_SECOND))
     """Look-ups of keys not seen lately, by address."""
+    look_ups: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(N_LOOK_UPS))
+    """Threads that look names up, beside those of the requests."""
     cors_origins: tuple[str, ...] = ()
     memory: KeyMemory = field(default_factory=KeyMemory)
     turns: Turns = field(default_factory=Turns)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from anyio import to_thread
 from fastapi import APIRouter, Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response
 
 from bo_service.api import operation_answers as answers
-from bo_service.api.context import Caller, Context, Editor, Viewer
+from bo_service.api.context import ApiContext, Caller, Context, Editor, Viewer
 from bo_service.api.documented import from_path, leads, says
-from bo_service.api.idempotency import once
+from bo_service.api.idempotency import HEADER, once
 from bo_service.api.schemas import Cursor, DeliveryKey, Limit, ReasonIn, WebhookIn, WebhookKey
 from bo_service.api.views import delivery_view, webhook_view
 from bo_service.domain.records import Scope
@@ -46,9 +48,11 @@ def _seen_by(caller: Caller, webhook: Webhook) -> dict[str, Any]:
 @router.post(
     "", **says("create_webhook", answers.WebhookWithSecret, status=201, is_once=True, leads_to=TO_WEBHOOK)
 )
-def create(body: WebhookIn, request: Request, caller: Editor, context: Context) -> Response:
+async def create(body: WebhookIn, request: Request, caller: Editor, context: Context) -> Response:
     """Have a URL told of studies; the secret that signs the messages is in this answer and nowhere else."""
-    context.check_receiver(body.url)
+    # an answer given before is repeated though the name is gone
+    if not await run_in_threadpool(_is_repeated, request, caller, context):
+        await _check_receiver(body.url, caller, context)
     wanted = NewWebhook(
         url=body.url, kinds=tuple(dict.fromkeys(body.kinds)), study=body.study, format=body.format
     )
@@ -59,7 +63,26 @@ def create(body: WebhookIn, request: Request, caller: Editor, context: Context) 
         )
         return 201, _seen_by(caller, webhook) | {"secret": secret}
 
-    return once(request, body, act, caller=caller, context=context, shown_once="secret")
+    return await run_in_threadpool(
+        once, request, body, act, caller=caller, context=context, shown_once="secret"
+    )
+
+
+def _is_repeated(request: Request, caller: Caller, context: ApiContext) -> bool:
+    key = request.headers.get(HEADER)
+    if key is None:
+        return False
+    with context.uow(read_only=True) as store:
+        return store.records.reply(caller.project_id, key) is not None
+
+
+async def _check_receiver(url: str, caller: Caller, context: ApiContext) -> None:
+    """Look the name up beside the threads of the requests: some names take as long as they may.
+
+    Raises: Invalid.
+    """
+    async with context.turns.of(f"look-ups of {caller.project_id}"):
+        await to_thread.run_sync(context.check_receiver, url, limiter=context.look_ups)
 
 
 @router.get("", **says("list_webhooks", answers.WebhookPage))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -26,10 +27,6 @@ def _compact(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"), allow_nan=False)
 
 
-MARK: Final = "\x00"
-"""Stands in no text: JSONB cannot hold it."""
-
-
 def _compact_for_jsonb(value: Any) -> str:
     """JSON that comes back from JSONB as it was: 1e23 would come back as the integer 10**23, which is another number.
 
@@ -38,17 +35,20 @@ def _compact_for_jsonb(value: Any) -> str:
     text = _compact(value)
     if "e+" not in text:
         return text
-    escaped = json.dumps(MARK)[1:-1]
-    return _compact(_spelled_out(value)).replace(f'"{escaped}', "").replace(f'{escaped}"', "")
+    # drawn anew for each value and known to stand nowhere in it: no text of a user's can pass for it
+    mark = secrets.token_hex(16)
+    while mark in text:
+        mark = secrets.token_hex(16)
+    return _compact(_spelled_out(value, mark)).replace(f'"{mark}', "").replace(f'{mark}"', "")
 
 
-def _spelled_out(value: Any) -> Any:
+def _spelled_out(value: Any, mark: str) -> Any:
     if isinstance(value, float) and "e+" in repr(value):
-        return f"{MARK}{Decimal(repr(value)):f}.0{MARK}"
+        return f"{mark}{Decimal(repr(value)):f}.0{mark}"
     if isinstance(value, Mapping):
-        return {name: _spelled_out(inner) for name, inner in value.items()}
+        return {name: _spelled_out(inner, mark) for name, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_spelled_out(inner) for inner in value]
+        return [_spelled_out(inner, mark) for inner in value]
     return value
 
 

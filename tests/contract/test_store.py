@@ -20,6 +20,7 @@ from bo_service.orchestrator.bookkeeping import close_trial
 from bo_service.orchestrator.claim_trials import ClaimRequest, claim_trials
 from bo_service.orchestrator.edit_study import edit_study
 from bo_service.orchestrator.renew_lease import renew_lease
+from bo_service.storage.studies import STUDIES
 from tests.steps import advance_all, claim, complete, counted, fill, new_study, run_jobs
 
 
@@ -39,6 +40,28 @@ def test_without_commit_nothing_lasts(services, project, make_spec) -> None:
         store.studies.save(replace(store.studies.get(study.id, lock=True), next_number=99))
     with services.uow(read_only=True) as store:
         assert store.studies.get(study.id).next_number == 1
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ["C:\\u0000"],
+        ["\\u0000", '\\u0000"', '"\\u0000', "\\\\u0000"],
+        ["1e+5", '"1e+5"', "e+"],
+        [1e20, "100000000000000000000.0", -1e300, 1e15, 10**20],
+    ],
+)
+def test_free_json_comes_back_as_it_was(services, project, make_spec, texts) -> None:
+    """Beside large floats, which JSONB would give back as integers."""
+    names = {str(text): i for i, text in enumerate(texts)}
+    metadata = {"note": texts, "tokens": [1e20, {"n": -1.5e23}], "names": names}
+    study = new_study(services, project, make_spec, metadata=metadata)
+    with services.transactions(read_only=True) as (connection, _):
+        query = text("SELECT spec FROM studies WHERE id = :id").columns(spec=STUDIES.c.spec.type)
+        kept = connection.execute(query, {"id": study.id}).scalar_one()["metadata"]
+    assert kept == metadata
+    assert repr(kept["note"]) == repr(texts)
+    assert repr(kept["tokens"]) == repr(metadata["tokens"])
 
 
 def test_threads_never_share_a_trial_or_a_number(services, project, make_spec) -> None:

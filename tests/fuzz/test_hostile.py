@@ -208,6 +208,9 @@ def test_extreme_studies_that_are_sound_can_be_read_and_claimed(http: httpx2.Cli
                 -1.7e308,
                 "1e+23",
                 "\\u0000e+1",
+                "C:\\u0000",
+                '"\\u0000"',
+                {"\\u0000": "\\u0000"},
                 5e-324,
                 "\x01\x1f\x7f",
             ]

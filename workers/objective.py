@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import os
 import signal
 import socket
@@ -19,7 +20,7 @@ from bo_service.client import BoServiceError, Client, Study
 from bo_service.client.models import ClaimedTrial
 from bo_service.domain.spec import StudySpec
 from workers.command import unknown_placeholders
-from workers.slot import EXIT_REFUSED, EXIT_STUDY_OVER, SlotConfig, load_objective
+from workers.slot import EXIT_REFUSED, EXIT_STUDY_OVER, EXIT_UNREACHABLE, SlotConfig, load_objective
 from workers.stopping import on_stop
 
 STOP_SECONDS: Final = 15.0
@@ -78,6 +79,9 @@ class SlotProcess:
                 self.started_at = time.monotonic()
             elif message["what"] == "command":
                 self.command_group = message["group"]
+            elif message["what"] == "evaluated":
+                # its result may wait for a service that is away
+                self.started_at, self.command_group = math.inf, None
             elif message["what"] == "ended":
                 logger.info("%s: trial %d %s", self.config.worker, message["number"], message["state"])
                 self.trial_id = self.lease = self.command_group = None
@@ -200,7 +204,10 @@ class Supervisor:
         how = f"signal {-code}" if code < 0 else f"status {code}"
         logger.warning("%s died by %s", slot.config.worker, how)
         slot.signal(signal.SIGKILL)
-        self._close(slot, reason=f"the process of the objective died by {how}")
+        # a slot that found no service had nothing to say against the trial
+        self._close(
+            slot, reason=f"the process of the objective died by {how}", release=code == EXIT_UNREACHABLE
+        )
         slot.n_quick_deaths += 1
         if slot.n_quick_deaths >= MAX_QUICK_DEATHS:
             logger.error(

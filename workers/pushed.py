@@ -61,6 +61,9 @@ def register(app: Celery, objectives: Mapping[str, Objective], *, lease_seconds:
                 # the trial, if there is one, goes back with its lease; the relay sends another message
                 logger.warning("gave up: %s", error)
                 return False
+            except SoftTimeLimitExceeded:
+                logger.warning("gave up: the time limit came before the service was back")
+                return False
 
 
 def evaluate_one(

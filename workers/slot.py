@@ -99,11 +99,22 @@ class Slot:
                 continue
             handle = TrialHandle(self._client, claims.trials[0])
             self._tell("started", trial=handle.id, number=handle.number, lease=handle.lease)
-            trial = evaluate(handle, objective, names)
+            trial = evaluate(handle, self._told_of(objective), names)
             self._tell("ended", number=handle.number, state=trial.state if trial else "lost")
             n_done, idle_since = n_done + 1, time.monotonic()
         self._tell("over", reason=f"{n_done} trials done")
         return EXIT_STUDY_OVER
+
+    def _told_of(self, objective: Objective) -> Objective:
+        """The objective, whose end the supervisor hears of: what follows is no longer its time."""
+
+        def call(handle: TrialHandle) -> Any:
+            try:
+                return objective(handle)
+            finally:
+                self._tell("evaluated", number=handle.number)
+
+        return call
 
     def _objective(self) -> Callable[[TrialHandle], Any]:
         if self._config.command is not None:

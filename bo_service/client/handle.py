@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, TypeVar
 
-from bo_service.client.client import Client, Metrics
-from bo_service.client.errors import BoServiceError, LeaseLost, TrialClosed
+from bo_service.client.client import Client, Metrics, metrics_json
+from bo_service.client.errors import BoServiceError, LeaseLost, TrialClosed, Unreachable
 from bo_service.client.models import ClaimedTrial, Heartbeat, Trial
 
 HEARTBEATS_A_LEASE: Final = 3
 MAX_TRACEBACK_CHARACTERS: Final = 16_384
+PAUSE_SECONDS: Final = 0.5
+"""Between two calls to a service that is away, each of which was patient."""
+
+Answer = TypeVar("Answer")
 
 
 class Infeasible(Exception):
@@ -36,6 +43,7 @@ class TrialHandle:
         self._lost = threading.Event()
         self._cost: float | None = None
         self._metadata: dict[str, Any] = {}
+        self._lease_ends = time.monotonic() + trial.lease_seconds
         self.id = trial.id
         self.number = trial.number
         self.attempt = trial.attempt
@@ -58,9 +66,25 @@ class TrialHandle:
         return self._lost.is_set()
 
     def report(self, step: int, **metrics: Any) -> bool:
-        """Record intermediate values; returns `should_stop()`."""
-        self._noted(self._client.report(self._trial, step, metrics))
+        """Record intermediate values; returns `should_stop()`.
+
+        Waits for a service that is away as long as the lease lasts. Raises: Unreachable, Refused.
+        """
+        self._noted(self.insist(partial(self._client.report, self._trial, step, metrics)))
         return self.should_stop()
+
+    def insist(self, call: Callable[[], Answer]) -> Answer:
+        """The answer to a call, made again while the service is away and the lease may be ours.
+
+        Raises: Unreachable once the lease must be over; whatever else the call raises.
+        """
+        while True:
+            try:
+                return call()
+            except Unreachable:
+                if time.monotonic() > self._lease_ends:
+                    raise
+            time.sleep(PAUSE_SECONDS)
 
     def should_stop(self) -> bool:
         """Whether the result is no longer wanted: cancelled, study stopped, lease lost."""
@@ -79,6 +103,7 @@ class TrialHandle:
         self._stop.set()
 
     def _noted(self, reply: Heartbeat) -> None:
+        self._lease_ends = time.monotonic() + reply.lease_seconds
         if reply.should_stop:
             self._stop.set()
 
@@ -108,11 +133,17 @@ class TrialHandle:
                 # the service is away; the lease may outlast it, so the next beat tries again
                 continue
 
-    def complete(self, result: Any, objectives: list[str]) -> Trial:
-        """Close with what the objective returned. Raises: TypeError, Refused."""
-        return self._client.complete(
+    def completion(self, result: Any, objectives: list[str]) -> Callable[[], Trial]:
+        """The call that closes with what the objective returned.
+
+        Raises: TypeError, ValueError where that is no result or cannot be sent.
+        """
+        metrics = metrics_json(as_metrics(result, objectives))
+        json.dumps([metrics, self._metadata], ensure_ascii=False, allow_nan=False).encode()
+        return partial(
+            self._client.complete,
             self._trial,
-            as_metrics(result, objectives),
+            metrics,
             cost=self._cost,
             metadata=self._metadata,
             stopped_early=self.should_stop() and not self.is_lost,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -32,22 +33,26 @@ class Prefixed:
 
 
 _SPECS: dict[tuple[str, int], StudySpec] = {}
-_MAX_SPECS = 256
+_SPECS_LOCK = threading.Lock()
+MAX_SPECS = 256
 
 
-def _spec(study_id: str, version: int, stored: Mapping[str, Any]) -> StudySpec:
-    """The specification of one version; parsed once, since a version never changes."""
-    key = (study_id, version)
-    if key not in _SPECS:
-        if len(_SPECS) >= _MAX_SPECS:
-            _SPECS.pop(next(iter(_SPECS)))
-        _SPECS[key] = StudySpec.model_validate(stored)
-    return _SPECS[key]
+def known_spec(study_id: str, version: int) -> StudySpec | None:
+    """The specification of one version, where it was parsed not long ago; a version never changes."""
+    with _SPECS_LOCK:
+        return _SPECS.get((study_id, version))
 
 
-def knows_spec(study_id: str, version: int) -> bool:
-    """Whether `study_from` can do without the stored specification."""
-    return (study_id, version) in _SPECS
+def parsed_spec(study_id: str, version: int, stored: Mapping[str, Any]) -> StudySpec:
+    """The specification of one version, remembered while not too many others are read."""
+    spec = known_spec(study_id, version)
+    if spec is None:
+        spec = StudySpec.model_validate(stored)
+        with _SPECS_LOCK:
+            while len(_SPECS) >= MAX_SPECS:
+                _SPECS.pop(next(iter(_SPECS)))
+            _SPECS[study_id, version] = spec
+    return spec
 
 
 def study_values(study: Study) -> dict[str, Any]:
@@ -70,12 +75,12 @@ def study_values(study: Study) -> dict[str, Any]:
     }
 
 
-def study_from(row: Row, spec: Mapping[str, Any] | None = None) -> Study:
-    """`spec` stands for the row's own, where the row has none."""
+def study_from(row: Row, spec: StudySpec | None = None) -> Study:
+    """`spec` is given where the row has none."""
     return Study(
         id=StudyId(row.id),
         project_id=ProjectId(row.project_id),
-        spec=_spec(row.id, row.spec_version, row.spec if spec is None else spec),
+        spec=parsed_spec(row.id, row.spec_version, row.spec) if spec is None else spec,
         seed=row.seed,
         state=StudyState(row.state),
         state_reason=row.state_reason,

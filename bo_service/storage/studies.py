@@ -14,7 +14,7 @@ from bo_service.domain.ids import ProjectId, StudyId
 from bo_service.domain.records import Page
 from bo_service.domain.study import Study, StudyState
 from bo_service.storage.cursors import Cursors
-from bo_service.storage.rows import Row, knows_spec, study_from, study_values
+from bo_service.storage.rows import Row, known_spec, parsed_spec, study_from, study_values
 from bo_service.storage.tables import StudyRow, table_of
 
 STUDIES = table_of(StudyRow)
@@ -117,10 +117,11 @@ class SqlStudies:
 
 def locked_study(row: Row, connection: Connection) -> Study:
     """The study of a row without specification, which is read where this version of it is not known yet."""
-    if not knows_spec(row.id, row.spec_version):
+    spec = known_spec(row.id, row.spec_version)
+    if spec is None:
         stored = connection.execute(_SPEC, {"key": row.id}).scalar_one()
-        return study_from(row, stored)
-    return study_from(row, {})
+        spec = parsed_spec(row.id, row.spec_version, stored)
+    return study_from(row, spec)
 
 
 def _is_uuid(key: str) -> bool:

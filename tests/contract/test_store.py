@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from dataclasses import replace
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import select, text
 
 from bo_service.bootstrap import Services, broken_invariants, build_services
 from bo_service.domain.errors import Conflict, Invalid, NameTaken, TrialClosed
@@ -20,7 +21,8 @@ from bo_service.orchestrator.bookkeeping import close_trial
 from bo_service.orchestrator.claim_trials import ClaimRequest, claim_trials
 from bo_service.orchestrator.edit_study import edit_study
 from bo_service.orchestrator.renew_lease import renew_lease
-from bo_service.storage.studies import STUDIES
+from bo_service.storage import rows
+from bo_service.storage.studies import STUDIES, locked_study
 from tests.steps import advance_all, claim, complete, counted, fill, new_study, run_jobs
 
 
@@ -62,6 +64,40 @@ def test_free_json_comes_back_as_it_was(services, project, make_spec, texts) -> 
     assert kept == metadata
     assert repr(kept["note"]) == repr(texts)
     assert repr(kept["tokens"]) == repr(metadata["tokens"])
+
+
+def test_threads_read_more_studies_than_are_remembered(services, project, make_spec, monkeypatch) -> None:
+    monkeypatch.setattr(rows, "MAX_SPECS", 16)
+    studies = [new_study(services, project, make_spec, name=f"study-{i}") for i in range(40)]
+    wrong: list[str] = []
+
+    def read(start: int) -> None:
+        with services.uow(read_only=True) as store:
+            for i in range(start, start + 300):
+                study = studies[i * 7 % len(studies)]
+                try:
+                    # the transaction is read-only, so that the threads do not wait for each other
+                    found = locked_study(row_of(store, study), store.studies.connection)
+                except (KeyError, RuntimeError, ValueError) as error:
+                    wrong.append(repr(error))
+                else:
+                    wrong.extend([found.spec.name] if found.spec.name != study.spec.name else [])
+
+    switch = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=read, args=(i,)) for i in range(16)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(switch)
+    assert wrong == []
+
+
+def row_of(store, study: Study):
+    return store.studies.connection.execute(select(STUDIES).where(STUDIES.c.id == study.id)).one()
 
 
 def test_threads_never_share_a_trial_or_a_number(services, project, make_spec) -> None:

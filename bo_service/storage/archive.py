@@ -16,7 +16,6 @@ from sqlalchemy import (
     Boolean,
     Column,
     Connection,
-    Engine,
     Float,
     Inspector,
     Integer,
@@ -92,18 +91,6 @@ def kind_of(found: Column[Any]) -> Kind:
 def archived(metadata: MetaData) -> list[SqlTable]:
     """The tables an archive holds, each after those it refers to."""
     return [found for found in metadata.sorted_tables if found.info.get("is_archived", True)]
-
-
-@contextmanager
-def snapshot(engine: Engine) -> Iterator[Connection]:
-    """A connection that sees the database as it is now, whatever others commit meanwhile."""
-    with engine.connect() as raw:
-        if engine.dialect.name == "sqlite":
-            connection = raw.execution_options(bo_read_only=True)
-        else:
-            connection = raw.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-        with connection.begin():
-            yield connection
 
 
 def write_archive(

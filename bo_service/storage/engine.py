@@ -102,6 +102,18 @@ def _sqlite_engine(url: URL, pool_size: int) -> Engine:
     return engine
 
 
+@contextmanager
+def snapshot(engine: Engine) -> Iterator[Connection]:
+    """A connection that sees the database as it is now, whatever others commit meanwhile."""
+    with engine.connect() as raw:
+        if engine.dialect.name == "sqlite":
+            connection = raw.execution_options(bo_read_only=True)
+        else:
+            connection = raw.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        with connection.begin():
+            yield connection
+
+
 class Transactions:
     """Opens transactions on one engine.
 

@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,9 @@ GP_TRIALS = 150
 """A `gp` study is stopped after so many, and the next one begins: fits of thousands of trials are another test."""
 
 DRAIN_SECONDS = 120.0
+NOTHING_OPEN = timedelta(days=-1)
+"""As the grace of a check: whatever is under way counts as stuck."""
+
 SPEC = {
     "parameters": [{"type": "float", "name": f"x{i}", "low": -1.0, "high": 1.0} for i in range(3)],
     "metrics": [{"name": "loss", "goal": "minimize"}],
@@ -200,8 +204,9 @@ def losses(fleet: Fleet, noted: list[dict[str, Any]]) -> list[str]:
     services = build_services(fleet.settings)
     try:
         deadline = time.monotonic() + DRAIN_SECONDS
-        # leases of the dead end, and are reaped
-        while (broken := broken_invariants(services)) and time.monotonic() < deadline:
+        # leases of the dead end and are reaped, fits run: then nothing is held, and no job waits or runs
+        while (broken := broken_invariants(services, grace=NOTHING_OPEN)) and time.monotonic() < deadline:
+            fleet.mend()
             time.sleep(1.0)
         found += broken
         trials, observations, events = map(table_of, (TrialRow, ObservationRow, EventRow))

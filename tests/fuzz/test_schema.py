@@ -188,6 +188,15 @@ def walk(target: Target, n: int, *, steps: int) -> None:
 
     found: list[BaseException] = []
 
+    @contextmanager
+    def kept() -> Iterator[None]:
+        # what happens once does not happen in Hypothesis's replay, which then speaks of flakiness alone
+        try:
+            yield
+        except BaseException as error:
+            found.append(error)
+            raise
+
     class Walk(target.schema.as_state_machine()):
         def before_call(self, case: Any) -> None:
             bounded(case, case.operation.definition.raw["operationId"])
@@ -196,12 +205,13 @@ def walk(target: Target, n: int, *, steps: int) -> None:
             del case
             return target.call
 
+        def call(self, case: Any, **given: Any) -> Any:
+            with kept():
+                return super().call(case, **given)
+
         def validate_response(self, response: Any, case: Any, **_: Any) -> None:
-            try:
+            with kept():
                 case.validate_response(response, checks=CHECKS)
-            except BaseException as error:
-                found.append(error)
-                raise
 
     for seed in range(n):
         # a scenario at a time: Hypothesis compares them, and answers depend on the scenarios before
@@ -232,6 +242,23 @@ def test_every_route_keeps_its_word(target: Target) -> None:
     fuzz(target, 3)
     walk(target, 2, steps=6)
     still_sound(target)
+
+
+def test_a_request_that_hangs_once_fails_the_walk(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    call = schemathesis.Case.call
+    n_calls = 0
+
+    def hang_once(case: Any, *given: Any, **named: Any) -> Any:
+        nonlocal n_calls
+        n_calls += 1
+        if n_calls == 3:
+            raise requests.ReadTimeout("no answer in time")
+        return call(case, *given, **named)
+
+    monkeypatch.setattr(schemathesis.Case, "call", hang_once)
+    with pytest.raises(requests.ReadTimeout):
+        walk(target, 1, steps=6)
+    assert n_calls > 3
 
 
 @pytest.mark.slow

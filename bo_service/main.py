@@ -95,7 +95,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     # a thread more than there are connections would open one for a single request, which costs more than to wait
     n_threads = N_THREADS if services.transactions.is_sqlite else settings.database_pool_size
     return build_app(
-        context, lifespan=lifespan, n_threads=min(n_threads, N_THREADS), tracing=settings.tracing
+        context,
+        lifespan=lifespan,
+        n_threads=min(n_threads, N_THREADS),
+        max_import_bytes=int(settings.max_import_megabytes * 1e6),
+        tracing=settings.tracing,
     )
 
 

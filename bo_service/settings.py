@@ -104,8 +104,11 @@ class Settings(BaseSettings):
     reaper_seconds: float = Field(2.0, gt=0)
     """Time between two rounds of the reaper."""
 
-    max_body_megabytes: float = Field(64.0, gt=0)
-    """Larger request bodies are refused; imports are the large ones."""
+    max_body_megabytes: float = Field(1.0, gt=0)
+    """Larger request bodies are refused, except imports."""
+
+    max_import_megabytes: float = Field(64.0, gt=0)
+    """Larger imports of trials are refused."""
 
     max_wait_seconds: float = Field(30.0, ge=0)
     """Longest time a claim may wait for a suggestion."""

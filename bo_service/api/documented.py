@@ -32,7 +32,7 @@ REFUSALS: Final = {
     403: "the key's scope does not reach this far",
     404: "no such thing in the key's project",
     409: "the request contradicts what is recorded",
-    413: "the body is larger than BO_MAX_BODY_MEGABYTES",
+    413: "the body is larger than BO_MAX_BODY_MEGABYTES, that of an import larger than BO_MAX_IMPORT_MEGABYTES",
     422: "the fields at fault are named",
     429: "the key or the address asks too often",
     500: "a defect; see the service's log",

@@ -107,6 +107,25 @@ def problem_response(
     return ProblemResponse(body | (extras or {}), status_code=status, headers=headers)
 
 
+def service_problem(error: ServiceError) -> JSONResponse:
+    """The problem document of an error."""
+    problems = error.problems if isinstance(error, Invalid | MeaningChanged) else ()
+    headers = {"WWW-Authenticate": "Bearer"} if isinstance(error, Unauthorized) else None
+    if isinstance(error, Unavailable):
+        headers = {"Retry-After": "1"}
+    if isinstance(error, RateLimited):
+        headers = {"Retry-After": str(math.ceil(error.wait))}
+    return problem_response(
+        status_of(error),
+        error.code,
+        error.detail,
+        hint=error.hint,
+        problems=problems,
+        extras=error.extras,
+        headers=headers,
+    )
+
+
 def _methods_of(request: Request) -> list[str]:
     return [
         method
@@ -123,21 +142,7 @@ def install_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(ServiceError)
     def on_service_error(_: Request, error: ServiceError) -> JSONResponse:
-        problems = error.problems if isinstance(error, Invalid | MeaningChanged) else ()
-        headers = {"WWW-Authenticate": "Bearer"} if isinstance(error, Unauthorized) else None
-        if isinstance(error, Unavailable):
-            headers = {"Retry-After": "1"}
-        if isinstance(error, RateLimited):
-            headers = {"Retry-After": str(math.ceil(error.wait))}
-        return problem_response(
-            status_of(error),
-            error.code,
-            error.detail,
-            hint=error.hint,
-            problems=problems,
-            extras=error.extras,
-            headers=headers,
-        )
+        return service_problem(error)
 
     @app.exception_handler(RequestValidationError)
     def on_bad_request(_: Request, error: RequestValidationError) -> JSONResponse:

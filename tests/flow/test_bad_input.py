@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import uuid
 from typing import Any
 
@@ -281,13 +282,37 @@ def test_idempotency_keys_have_a_length(http: httpx2.Client, make_spec) -> None:
     refused(answer, 422, "validation_failed", "Idempotency-Key")
 
 
-def test_a_body_that_is_too_large_is_refused(start_service) -> None:
-    with start_service(BO_MAX_BODY_MEGABYTES="0.01").http() as http:
+def test_a_body_that_is_too_large_is_refused(start_service, make_spec) -> None:
+    with start_service(BO_MAX_BODY_MEGABYTES="0.01", BO_MAX_IMPORT_MEGABYTES="0.02").http() as http:
         answer = http.post("/v1/studies", json={"name": "x" * 20_000})
         refused(answer, 413, "payload_too_large", "BO_MAX_BODY_MEGABYTES")
         # without a declared length the body is counted as it comes
         answer = http.post("/v1/studies", content=(b"x" * 1000 for _ in range(30)))
         refused(answer, 413, "payload_too_large", "BO_MAX_BODY_MEGABYTES")
+        study = http.post("/v1/studies", json=make_spec()).json()["id"]
+        rows = "x,k,loss\n" + "0.5,1,0.25\n" * 1500
+        at, headers = f"/v1/studies/{study}/trials/import", {"Content-Type": "text/csv"}
+        assert http.post(at, content=rows, headers=headers).json()["imported"] == 1500
+        refused(
+            http.post(at, content=2 * rows, headers=headers),
+            413,
+            "payload_too_large",
+            "BO_MAX_IMPORT_MEGABYTES",
+        )
+
+
+def test_a_body_without_a_key_is_not_read(service, http: httpx2.Client, study: str) -> None:
+    """Not even up to its limit: the answer comes while the body is still to be sent."""
+    for path in ("/v1/studies", f"/v1/studies/{study}/trials/import"):
+        with socket.create_connection((http.base_url.host, http.base_url.port), timeout=10) as line:
+            head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            line.sendall((head + "Content-Length: 900000\r\n\r\n[[").encode())
+            answer = line.recv(65536).decode()
+        assert answer.startswith("HTTP/1.1 401"), answer
+        assert "application/problem+json" in answer
+        assert "www-authenticate: Bearer" in answer
+    # by default, whoever has a key may send a megabyte
+    refused(http.post("/v1/studies", content=b"[" * 1_100_000), 413, "payload_too_large", "1000000 bytes")
 
 
 def test_keys_are_needed_known_and_wide_enough(service, http: httpx2.Client, study: str) -> None:

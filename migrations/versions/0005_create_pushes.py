@@ -36,7 +36,8 @@ def downgrade() -> None:
     """What was announced finds nothing; trials that run go on. Specifications lose their policy."""
     is_sqlite = op.get_bind().dialect.name == "sqlite"
     without = "json_remove(spec, '$.push')" if is_sqlite else "spec - 'push'"
-    op.execute(f"UPDATE studies SET spec = {without} WHERE is_pushed")  # noqa: S608  words of our own
+    # also where it is null: versions before refuse fields they do not know
+    op.execute(f"UPDATE studies SET spec = {without}")  # noqa: S608  words of our own
     op.drop_table("pushes")
     op.drop_index("ix_studies_pushed", table_name="studies")
     with op.batch_alter_table("studies") as batch:

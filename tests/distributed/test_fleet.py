@@ -221,7 +221,10 @@ def test_a_message_goes_where_somebody_serves_it() -> None:
 
 
 def test_several_api_processes_act_as_one(fleet: Fleet, make_spec) -> None:
-    """A key used at two processes acts once; a claim waiting at one hears of what another did."""
+    """Children of one parent share the compute child, the replies to a key and the key that signs.
+
+    What one hears of another is in test_two_processes.py.
+    """
     allowed = {"BO_WEBHOOK_ALLOW": '["127.0.0.1"]'}
     fleet.environment |= {"TEST_API_PROCESSES": "3", "BO_COMPUTE": "embedded"} | allowed
     api = fleet.api()
@@ -235,7 +238,7 @@ def test_several_api_processes_act_as_one(fleet: Fleet, make_spec) -> None:
         with api.http() as http:
             reply = http.post(
                 f"/v1/studies/{study.id}/trials",
-                json={"worker": "same", "wait_seconds": 10},
+                json={"worker": "same", "wait_seconds": 10, "reclaim": False},
                 headers={"Idempotency-Key": "once"},
             )
             claims.append(reply.json()["trials"][0]["id"])

@@ -30,8 +30,8 @@ def _nothing(*_: Any) -> None:
 class PostgresSignals:
     """Says and hears, through LISTEN/NOTIFY, that jobs wait and that studies changed; see ports.Wakeup.
 
-    Two threads with a connection each, made again when it breaks. What was said meanwhile is lost, so `on_gap`
-    is called after every new connection: whoever waits should look for himself.
+    Two threads with a connection each, made again when it breaks. What others said meanwhile is not heard, so
+    `on_gap` is called after every new connection: whoever waits should look for himself.
     """
 
     def __init__(
@@ -101,10 +101,17 @@ class PostgresSignals:
             with self._lock:
                 unsaid, self._unsaid = self._unsaid, set()
             channels, payloads = [c for c, _ in unsaid], [p for _, p in unsaid]
-            connection.execute(
-                "SELECT pg_notify(c, p) FROM unnest(%s::text[], %s::text[]) AS news(c, p)",
-                (channels, payloads),
-            )
+            try:
+                connection.execute(
+                    "SELECT pg_notify(c, p) FROM unnest(%s::text[], %s::text[]) AS news(c, p)",
+                    (channels, payloads),
+                )
+            except psycopg.Error:
+                # said over the next connection
+                with self._lock:
+                    self._unsaid |= unsaid
+                self._has_news.set()
+                raise
 
     def _hear(self, connection: psycopg.Connection[Any]) -> None:
         for channel in self._channels:

@@ -19,8 +19,11 @@ from tests.waiting import until
 
 pytestmark = [pytest.mark.postgres]
 
-LONG_SECONDS = 60.0
-"""A claim waits so long where nobody answers it."""
+LONG_SECONDS = 120.0
+"""A claim waits so long, and looks a last time then."""
+
+SOON_SECONDS = 60.0
+"""What another process did is heard before."""
 
 
 @dataclass
@@ -69,7 +72,7 @@ def waiting(pair: Pair, study: str) -> Iterator[Callable[[], dict[str, Any]]]:
         answer = pool.submit(http.post, f"/v1/studies/{study}/trials", json=body, timeout=2 * LONG_SECONDS)
         with pair.http(pair.here) as asking:
             until(lambda: n_waiting(asking) == 1, "a waiting claim")
-        yield lambda: answer.result().json()
+        yield lambda: answer.result(SOON_SECONDS).json()
 
 
 def test_a_waiting_claim_gets_what_is_enqueued_at_the_other(pair: Pair, study: str, waiting) -> None:
@@ -92,7 +95,7 @@ def test_a_waiting_claim_gets_what_is_released_at_the_other(pair: Pair, study: s
                 until(lambda: n_waiting(asking) == 1, "a waiting claim")
             released = there.post(f"/v1/trials/{first['id']}/release", json={"lease": first["lease"]})
             assert released.status_code == 200, released.text
-            (again,) = second.result().json()["trials"]
+            (again,) = second.result(SOON_SECONDS).json()["trials"]
     assert again["id"] == first["id"]
     assert again["lease"] != first["lease"]
 

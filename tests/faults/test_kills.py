@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from bo_service.client import Client
+from tests.conftest import _fresh_postgres
 from tests.distributed.conftest import Fleet
 from tests.faults.conftest import Load, assert_nothing_lost, settings_of
 
@@ -28,11 +29,21 @@ def spec(make_spec, n_trials: int):
     )
 
 
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def patient(request: pytest.FixtureRequest) -> dict[str, str]:
+    """The settings of a service on each kind of database."""
+    if request.param == "sqlite":
+        return PATIENT
+    return {**PATIENT, "BO_DATABASE_URL": _fresh_postgres(request.getfixturevalue("postgres_url"))}
+
+
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("act", IN_THE_SERVICE)
-def test_the_service_killed_at_a_commit(start_service, make_spec, act: str, moment: str) -> None:
+def test_the_service_killed_at_a_commit(
+    start_service, patient: dict[str, str], make_spec, act: str, moment: str
+) -> None:
     point = f"{moment}:{IN_THE_SERVICE[act]}"
-    service = start_service(**PATIENT)
+    service = start_service(**patient)
     with Client(service.url, service.key) as client:
         study = client.create_study(spec(make_spec, 30)).id
     load = Load(service.url, service.key, study, 30)
@@ -50,9 +61,11 @@ def test_the_service_killed_at_a_commit(start_service, make_spec, act: str, mome
 
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("act", IN_COMPUTE)
-def test_the_compute_child_killed_at_a_commit(start_service, make_spec, act: str, moment: str) -> None:
+def test_the_compute_child_killed_at_a_commit(
+    start_service, patient: dict[str, str], make_spec, act: str, moment: str
+) -> None:
     point = f"{moment}:{IN_COMPUTE[act]}"
-    service = start_service(**PATIENT, BO_FAIL_POINTS=f"{point}=kill")
+    service = start_service(**patient, BO_FAIL_POINTS=f"{point}=kill")
     with Client(service.url, service.key) as client:
         study = client.create_study(spec(make_spec, 30)).id
     load = Load(service.url, service.key, study, 30)
@@ -63,8 +76,10 @@ def test_the_compute_child_killed_at_a_commit(start_service, make_spec, act: str
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_a_request_sent_again_after_the_service_died_acts_once(start_service, make_spec, moment: str) -> None:
-    service = start_service(BO_FAIL_POINTS=f"{moment}:records.remember_reply=kill")
+def test_a_request_sent_again_after_the_service_died_acts_once(
+    start_service, patient: dict[str, str], make_spec, moment: str
+) -> None:
+    service = start_service(**patient, BO_FAIL_POINTS=f"{moment}:records.remember_reply=kill")
 
     def restart_once() -> None:
         service.process.wait(60)
@@ -110,8 +125,8 @@ def test_a_compute_worker_killed_at_a_commit(fleet: Fleet, make_spec, point: str
     assert_nothing_lost(fleet.settings, load)
 
 
-def test_the_whole_service_killed_again_and_again(start_service, make_spec) -> None:
-    service = start_service(**PATIENT)
+def test_the_whole_service_killed_again_and_again(start_service, patient: dict[str, str], make_spec) -> None:
+    service = start_service(**patient)
     with Client(service.url, service.key) as client:
         study = client.create_study(spec(make_spec, 400)).id
     load = Load(service.url, service.key, study, 400)

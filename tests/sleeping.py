@@ -21,16 +21,8 @@ plugin = replace(gp, name="sleeping", build=build)
 """
 
 
-def sleeping_surrogate(folder: Path, *, seconds: float) -> dict[str, str]:
-    """The environment of processes that have it; its fits leave the file `fitting` in the folder as they begin."""
-    return installed(folder, "sleeping", MODULE) | {
-        "TEST_FIT_MARK": str(folder / "fitting"),
-        "TEST_FIT_SECONDS": str(seconds),
-    }
-
-
 def installed(folder: Path, name: str, module: str) -> dict[str, str]:
-    """The environment of processes that find a surrogate of this name, the `plugin` of the module's text."""
+    """A distribution with one surrogate; the environment of processes that have it."""
     (folder / f"{name}_surrogate.py").write_text(module)
     info = folder / f"{name}_surrogate-1.0.dist-info"
     info.mkdir()
@@ -38,7 +30,12 @@ def installed(folder: Path, name: str, module: str) -> dict[str, str]:
     entry_points = f"[bo_service.surrogates]\n{name} = {name}_surrogate:plugin\n"
     (info / "entry_points.txt").write_text(entry_points)
     paths = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {"PYTHONPATH": os.pathsep.join(paths)}
+    return {"PYTHONPATH": os.pathsep.join(paths), "TEST_FIT_MARK": str(folder / "fitting")}
+
+
+def sleeping_surrogate(folder: Path, *, seconds: float) -> dict[str, str]:
+    """The environment of processes that have it; its fits leave the file `fitting` in the folder as they begin."""
+    return {**installed(folder, "sleeping", MODULE), "TEST_FIT_SECONDS": str(seconds)}
 
 
 def sleeping_study(client: Any, make_spec: Any) -> str:

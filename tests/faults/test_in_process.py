@@ -16,8 +16,9 @@ from sqlalchemy import event
 import bo_service.storage.engine as engine_module
 from bo_service.bootstrap import Services, broken_invariants, build_services, upgrade_database
 from bo_service.domain.errors import LeaseLost, TrialClosed, Unavailable
-from bo_service.domain.ids import LeaseToken, ProjectId
+from bo_service.domain.ids import JobId, LeaseToken, ProjectId
 from bo_service.domain.job import JobState
+from bo_service.domain.records import EventKind
 from bo_service.orchestrator.advance_study import advance_study
 from bo_service.orchestrator.reap import claim_job
 from bo_service.orchestrator.study_view import KnownTrials
@@ -66,6 +67,51 @@ def let_the_lease_end(services: Services, study_id: str) -> None:
             TRIALS.update().where(TRIALS.c.study_id == study_id).values(lease_expires_at=long_ago)
         )
         commit()
+
+
+def let_the_jobs_end(services: Services) -> int:
+    """What waiting for the leases of all running jobs would do; returns how many there are."""
+    from bo_service.storage.jobs import JOBS
+
+    with services.transactions(read_only=False) as (connection, commit):
+        long_ago = services.transactions.now(connection) - timedelta(minutes=5)
+        running = JOBS.update().where(JOBS.c.state == JobState.RUNNING.value)
+        n = connection.execute(running.values(lease_expires_at=long_ago)).rowcount
+        commit()
+    return n
+
+
+def test_two_housekeepers_send_what_was_lost_back_to_work_once(services, project, make_spec) -> None:
+    study = new_study(services, project, make_spec)
+    runner = Runner(services=services, desk=Desk(uow=services.uow))
+    runner.run(all_jobs(services)[0])
+    trials = [trial for i in range(12) for trial in claim(services, study, f"w{i}")]
+    others = [new_study(services, project, make_spec, name=f"other-{i}") for i in range(6)]
+    while (job := claim_job(LeaseToken("gone"), lease_seconds=60, uow=services.uow)) is not None:
+        assert job.study_id in {study.id, *(other.id for other in others)}
+    n_jobs = let_the_jobs_end(services)
+    let_the_lease_end(services, study.id)
+    both = [build_services(services.settings) for _ in range(2)]
+    together = threading.Barrier(2)
+
+    def round_of(house: Services) -> int:
+        together.wait(60)
+        return Housekeeper(house.uow).round()
+
+    with ThreadPoolExecutor(2) as pool:
+        assert sum(pool.map(round_of, both)) == len(trials) + n_jobs
+    with services.uow(read_only=True) as store:
+        for trial in trials:
+            kept = store.trials.get(trial.id)
+            assert (kept.state.value, kept.n_attempts) == ("QUEUED", 1)
+        events = store.records.events(study.id, after=0, limit=500)
+        jobs = [store.jobs.get(JobId(job_id), lock=False) for job_id in all_jobs(services)]
+    requeued = [event.trial_id for event in events if event.kind is EventKind.TRIAL_REQUEUED]
+    assert sorted(requeued) == sorted(trial.id for trial in trials)
+    assert [job.n_crashes for job in jobs if job.state is JobState.QUEUED] == [1] * n_jobs
+    assert broken_invariants(services) == []
+    for house in both:
+        house.close()
 
 
 def test_a_worker_that_slept_past_its_lease_is_told_so(services, project: ProjectId, make_spec) -> None:

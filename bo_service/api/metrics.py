@@ -22,7 +22,6 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from bo_service.domain.census import Census, Connections, Totals
-from bo_service.domain.records import EventKind
 
 SHARED_FOLDER: Final = "PROMETHEUS_MULTIPROC_DIR"
 """Set before this module is imported, it makes the processes that share a port count together."""
@@ -161,10 +160,11 @@ def _ever(totals: Totals) -> Iterable[Metric]:
         "Attempts that ended because their worker was silent.",
         value=totals.n_leases_expired,
     )
-    yield CounterMetricFamily(
+    yield _counter(
         "bo_job_crashes",
         "Jobs that raised, or whose worker died.",
-        value=totals.events.get(EventKind.JOB_CRASHED.value, 0),
+        ["surrogate"],
+        {(surrogate,): n for surrogate, n in totals.crashes.items()},
     )
     llm = totals.llm
     yield _counter(

@@ -85,5 +85,7 @@ class Totals:
     events: Mapping[str, int] = field(default_factory=dict)
     """Kind to number of events."""
     n_leases_expired: int = 0
+    crashes: Mapping[str, int] = field(default_factory=dict)
+    """The surrogate a study had to number of its jobs that crashed; empty where the event does not tell."""
     llm: Mapping[str, LlmTotals] = field(default_factory=dict)
     """Model to what its calls took."""

@@ -115,7 +115,12 @@ def _crash(job: Job, error: str, *, study: Study, store: Store, now: datetime) -
         Event(
             study_id=study.id,
             kind=EventKind.JOB_CRASHED,
-            payload={"job_id": job.id, "n_crashes": n_crashes, "error": error[:500]},
+            payload={
+                "job_id": job.id,
+                "n_crashes": n_crashes,
+                "error": error[:500],
+                "surrogate": study.spec.surrogate.name,
+            },
             at=now,
         )
     )

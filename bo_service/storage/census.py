@@ -131,6 +131,7 @@ class GrowingTotals:
     _fits: dict[tuple[str, str], FitTotals] = field(default_factory=dict)
     _events: Counter[str] = field(default_factory=Counter)
     _n_expired: int = 0
+    _crashes: Counter[str] = field(default_factory=Counter)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def brought_up_to(self, settled: datetime, *, connection: Connection) -> Totals:
@@ -144,6 +145,7 @@ class GrowingTotals:
                 fits=dict(self._fits),
                 events=dict(self._events),
                 n_leases_expired=self._n_expired,
+                crashes=dict(self._crashes),
                 llm=_llm(connection),
             )
 
@@ -163,14 +165,17 @@ class GrowingTotals:
             select(EVENTS.c.kind, func.count()).where(new).group_by(EVENTS.c.kind)
         ):
             self._events[kind] += n
-        told = (EventKind.FIT_FINISHED.value, EventKind.TRIAL_REQUEUED.value, EventKind.TRIAL_CLOSED.value)
-        exits = (EVENTS.c.kind == EventKind.FIT_FINISHED.value) | (
+        of_jobs = (EventKind.FIT_FINISHED.value, EventKind.JOB_CRASHED.value)
+        told = (*of_jobs, EventKind.TRIAL_REQUEUED.value, EventKind.TRIAL_CLOSED.value)
+        exits = EVENTS.c.kind.in_(of_jobs) | (
             EVENTS.c.payload["exit"].as_string() == AttemptExit.LEASE_EXPIRED.value
         )
         query = select(EVENTS.c.kind, EVENTS.c.payload).where(new, EVENTS.c.kind.in_(told), exits)
         for row in connection.execute(query.execution_options(yield_per=1000)):
             if row.kind == EventKind.FIT_FINISHED.value:
                 self._add_fit(row.payload)
+            elif row.kind == EventKind.JOB_CRASHED.value:
+                self._crashes[str(row.payload.get("surrogate", ""))] += 1
             else:
                 self._n_expired += 1
 

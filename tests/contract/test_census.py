@@ -15,6 +15,7 @@ from bo_service.domain.records import Event, EventKind
 from bo_service.domain.suggestion import SuggestionState
 from bo_service.domain.webhook import Answer
 from bo_service.orchestrator.claim_trials import ClaimRequest, claim_trials
+from bo_service.orchestrator.edit_study import edit_study
 from bo_service.orchestrator.manage_webhooks import ping_webhook
 from bo_service.orchestrator.push_trials import push_trials
 from bo_service.orchestrator.reap import claim_job, crash_job
@@ -116,6 +117,18 @@ def test_what_grows_is_counted_once_and_goes_on(services: Services, project, mak
     assert then.n_leases_expired == 1
     assert then.events["trial_closed"] == 3
     assert then == survey.totals() == survey_of(services).totals()
+
+
+def test_crashes_are_counted_by_the_surrogate_the_study_had(services: Services, project, make_spec) -> None:
+    survey = survey_of(services)
+    for name, surrogate in (("a", "sobol"), ("b", "gp")):
+        new_study(services, project, make_spec, name=name, surrogate={"name": surrogate})
+        job = claim_job(LeaseToken(name), lease_seconds=60, uow=services.uow)
+        assert job is not None
+        crash_job(job, "boom", uow=services.uow)
+    edit_study("b", {"surrogate": {"name": "sobol"}}, project_id=project, uow=services.uow)
+    assert survey.totals().crashes == {"sobol": 1, "gp": 1}
+    assert survey.totals().events["job_crashed"] == 2
 
 
 def test_an_event_that_commits_late_is_not_skipped(

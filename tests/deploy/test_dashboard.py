@@ -41,7 +41,7 @@ METRICS = {
     "bo_fit_fallbacks_total": Metric("counter", "database", BY_SURROGATE),
     "bo_fit_seconds_total": Metric("counter", "database", BY_SURROGATE),
     "bo_leases_expired_total": Metric("counter", "database"),
-    "bo_job_crashes_total": Metric("counter", "database"),
+    "bo_job_crashes_total": Metric("counter", "database", {"surrogate": ANY}),
     "bo_llm_calls_total": Metric("counter", "database", {"model": ANY}),
     "bo_llm_tokens_total": Metric("counter", "database", {"model": ANY, "kind": {"prompt", "completion"}}),
     "bo_llm_cost_total": Metric("counter", "database", {"model": ANY}),

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 
 import bo_service
 from bo_service.commands import archive, service, study, trial, webhook
@@ -110,3 +111,9 @@ def main() -> None:
         app()
     except SecretUnreadable as error:
         sys.exit(f"a secret cannot be read: {error}")
+    except ValidationError as error:
+        if error.title != Settings.__name__:
+            raise
+        # without the value: it may be a secret
+        problems = [f"BO_{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors()]
+        sys.exit("\n".join(problems))

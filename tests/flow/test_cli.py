@@ -108,6 +108,22 @@ def test_keys_surrogates_database_and_doctor(bo) -> None:
     assert all(finding["is_fine"] for finding in json.loads(out))
 
 
+def test_a_wrong_setting_is_named_and_its_value_is_not_told() -> None:
+    wrong = {"BO_DATABASE_URL": "postgresql://u:hush@hush@h/d", "BO_RATE_LIMIT": "-1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "bo_service", "db", "current"],
+        env=os.environ | wrong,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "BO_DATABASE_URL: Value error, has more than one @" in done.stderr
+    assert "BO_RATE_LIMIT: Input should be greater than or equal to 0" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "hush" not in done.stderr
+
+
 @pytest.mark.slow
 def test_doctor_says_what_is_wrong(tmp_path: Path) -> None:
     environment = os.environ | {"BO_HOME": str(tmp_path / "nowhere"), "BO_URL": "http://127.0.0.1:9"}

@@ -28,6 +28,8 @@ ADVANCE: Final = "bo.advance"
 BROKER_SECONDS: Final = 3.0
 FULL: Final = 10_000
 """Messages in a queue of the broker, a kilobyte each."""
+START_SECONDS: Final = 120.0
+"""A new child imports what fits models before it says that it is there; Celery would kill it after four seconds."""
 
 
 def make_app(settings: Settings) -> Celery:
@@ -51,6 +53,7 @@ def make_app(settings: Settings) -> Celery:
         worker_max_memory_per_child=settings.compute_max_megabytes * 1000,
         worker_max_tasks_per_child=settings.compute_max_tasks,
         worker_prefetch_multiplier=1,
+        worker_proc_alive_timeout=START_SECONDS,
     )
     return app
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 
 import pytest
@@ -107,6 +108,36 @@ def test_a_relay_killed_between_mark_and_message(fleet: Fleet, make_spec, point:
         assert first.wait(60) == -9
         fleet.relay("second")
     assert_nothing_lost(fleet.settings, load)
+
+
+SLOW_IMPORT = """
+import sys, time
+
+class Slow:
+    def find_spec(self, name, path, target=None):
+        if name == "bo_service.generation.ladder":
+            time.sleep(6)
+
+sys.meta_path.insert(0, Slow())
+"""
+
+
+@pytest.mark.postgres
+def test_a_compute_worker_that_takes_long_to_start_again_is_let(fleet: Fleet, make_spec) -> None:
+    (fleet.home / "sitecustomize.py").write_text(SLOW_IMPORT)
+    fleet.environment |= PATIENT
+    api = fleet.api()
+    fleet.relay()
+    paths = [str(fleet.home), *filter(None, [os.environ.get("PYTHONPATH")])]
+    fleet.compute(BO_FAIL_POINTS="after:jobs.claim=kill", PYTHONPATH=os.pathsep.join(paths))
+    with Client(api.url, api.key) as client:
+        study = client.create_study(spec(make_spec, 5)).id
+    load = Load(api.url, api.key, study, 5)
+    with load.running():
+        pass
+    assert (fleet.home / "fail_points" / "after:jobs.claim").exists()
+    assert_nothing_lost(fleet.settings, load)
+    assert "Timed out waiting for UP message" not in fleet.log("compute")
 
 
 @pytest.mark.postgres

@@ -35,6 +35,9 @@ KEY_MEMORY_SECONDS: Final = 5.0
 N_LOOK_UPS: Final = 4
 """So many names of receivers are looked up at the same time."""
 
+MAX_KEYS: Final = 10_000
+"""So many keys a process remembers."""
+
 STRANGERS_PER_SECOND: Final = 100.0
 """So many unknown keys an address may try: each costs a look into the database."""
 
@@ -137,20 +140,33 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class KeyMemory:
-    """Callers seen in the last seconds, by the hash of their key."""
+    """Callers seen in the last seconds, and the keys that were valid when they were last looked up, by their hash."""
 
     _callers: dict[str, tuple[float, Caller]] = field(default_factory=dict)
+    _known: dict[str, None] = field(default_factory=dict)
+    """Used from the event loop alone."""
 
     def get(self, key_hash: str) -> Caller | None:
         seen = self._callers.get(key_hash)
         return seen[1] if seen and time.monotonic() - seen[0] < KEY_MEMORY_SECONDS else None
 
     def put(self, key_hash: str, caller: Caller) -> None:
-        if len(self._callers) > 10_000:
+        if len(self._callers) > MAX_KEYS:
             self._callers.clear()
         self._callers[key_hash] = (time.monotonic(), caller)
+        if len(self._known) > MAX_KEYS and key_hash not in self._known:
+            del self._known[next(iter(self._known))]
+        self._known[key_hash] = None
+
+    def is_known(self, key_hash: str) -> bool:
+        return key_hash in self._known
+
+    def forget(self, key_hash: str) -> None:
+        """The key is valid no more."""
+        self._known.pop(key_hash, None)
 
     def clear(self) -> None:
+        """Have every key looked up anew."""
         self._callers.clear()
 
 
@@ -176,7 +192,7 @@ class ApiContext:
     max_body_bytes: int
     rates: Rates = field(default_factory=lambda: Rates(0.0))
     strangers: Rates = field(default_factory=lambda: Rates(STRANGERS_PER_SECOND))
-    """Look-ups of keys not seen lately, by address."""
+    """Look-ups of unknown keys, by address."""
     look_ups: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(N_LOOK_UPS))
     """Threads that look names up, beside those of the requests."""
     cors_origins: tuple[str, ...] = ()
@@ -228,10 +244,28 @@ async def identify(request: Request) -> Caller:
     key_hash = hash_key(key.strip())
     caller = context.memory.get(key_hash)
     if caller is None:
-        _take(context.strangers, address_of(request))
-        caller = await run_in_threadpool(_look_up, key_hash, context)
-        context.memory.put(key_hash, caller)
+        caller = await _recognize(key_hash, address_of(request), context)
     _take(context.rates, caller.key_id or "")
+    return caller
+
+
+async def _recognize(key_hash: str, address: str, context: ApiContext) -> Caller:
+    """Look a key up, at the expense of its address where it is no valid one.
+
+    A key that was valid is looked up in any case: many callers may have one address, behind a proxy, and a stranger
+    among them. Raises: Unauthorized, RateLimited.
+    """
+    is_known = context.memory.is_known(key_hash)
+    if not is_known:
+        _take(context.strangers, address)
+    try:
+        caller = await run_in_threadpool(_look_up, key_hash, context)
+    except Unauthorized:
+        context.memory.forget(key_hash)
+        raise
+    if not is_known:
+        context.strangers.give_back(address)
+    context.memory.put(key_hash, caller)
     return caller
 
 

@@ -34,6 +34,12 @@ class Rates:
         self._buckets[who] = (left - is_allowed, now)
         return 0.0 if is_allowed else (1.0 - left) / self.per_second
 
+    def give_back(self, who: str) -> None:
+        """Undo a take that was let through."""
+        if who in self._buckets:
+            left, seen = self._buckets[who]
+            self._buckets[who] = (min(left + 1.0, max(BURST * self.per_second, 1.0)), seen)
+
     def _forget(self, now: float) -> None:
         """Drop the full buckets; where all callers are busy, drop every one rather than grow."""
         self._buckets = {who: b for who, b in self._buckets.items() if now - b[1] < BURST}

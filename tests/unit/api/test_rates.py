@@ -38,6 +38,17 @@ def test_a_refused_request_costs_nothing(clock) -> None:
     assert rates.take("a") == 0.0
 
 
+def test_what_is_given_back_can_be_taken_again(clock) -> None:
+    rates = Rates(1.0)
+    assert [rates.take("a") for _ in range(2)] == [0.0, 0.0]
+    rates.give_back("a")
+    assert [rates.take("a") for _ in range(2)] == [0.0, pytest.approx(1.0)]
+    for _ in range(9):
+        rates.give_back("a")
+    assert [rates.take("a") for _ in range(3)] == [0.0, 0.0, pytest.approx(1.0)]
+    rates.give_back("b")
+
+
 def test_no_limit_keeps_no_buckets() -> None:
     rates = Rates(0.0)
     assert [rates.take("a") for _ in range(1000)] == [0.0] * 1000

@@ -75,7 +75,12 @@ class Notifier:
             sender = threading.Thread(
                 target=self._serve, args=(webhook.id, master), name="sender", daemon=True
             )
-            sender.start()
+            try:
+                sender.start()
+            except RuntimeError:
+                # no room for a thread: the webhook is still due, and is served in a later round
+                self._release(webhook.id)
+                raise
             senders.append(sender)
         return senders
 
@@ -89,11 +94,14 @@ class Notifier:
             uow=self.uow,
         )
         has_sent = guarded(deliver, what=f"delivering to webhook {webhook_id}")
-        with self._lock:
-            self._serving.pop(webhook_id, None)
+        self._release(webhook_id)
         if has_sent:
             # there may be more for it; after a failure of ours the next look comes soon enough
             self._has_news.set()
+
+    def _release(self, webhook_id: WebhookId) -> None:
+        with self._lock:
+            del self._serving[webhook_id]
 
     def _warn(self) -> None:
         if not self._has_warned:

@@ -268,6 +268,23 @@ def test_a_slow_receiver_takes_one_sender_and_leaves_the_others(services, projec
     assert [d.state for d in found(services, slow)].count(DeliveryState.DELIVERED) == 1
 
 
+def test_a_webhook_whose_sender_could_not_start_is_served_later(services, project, monkeypatch) -> None:
+    webhook = hook(services, project)
+    ping_webhook(webhook.id, project_id=project, uow=services.uow)
+    notifier = Notifier(uow=services.uow, send=Post(), key=lambda: MASTER)
+
+    def no_thread(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", no_thread)
+        with pytest.raises(RuntimeError):
+            notifier.round()
+    (sender,) = notifier.round()
+    sender.join(30)
+    assert found(services, webhook)[0].state is DeliveryState.DELIVERED
+
+
 def test_a_process_without_the_key_leaves_messages_to_those_that_have_it(services, project) -> None:
     webhook = hook(services, project)
     ping_webhook(webhook.id, project_id=project, uow=services.uow)

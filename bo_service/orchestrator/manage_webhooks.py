@@ -46,6 +46,8 @@ def create_webhook(
     webhook_id = WebhookId(new_id())
     with uow() as store:
         study = store.studies.find(project_id, wanted.study) if wanted.study is not None else None
+        # who makes another one at the same time waits until this one counts
+        store.records.lock_project(project_id)
         if len(store.webhooks.of_project(project_id)) >= MAX_WEBHOOKS:
             raise Conflict(f"the project has {MAX_WEBHOOKS} webhooks", hint="delete one first")
         webhook = Webhook(

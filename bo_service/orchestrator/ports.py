@@ -288,6 +288,9 @@ class Records(Protocol):
     def add_project(self, name: str, *, now: datetime) -> ProjectId | None:
         """A new project; None where there is one of this name."""
 
+    def lock_project(self, project_id: ProjectId) -> None:
+        """Others that lock it wait until this transaction ends; nobody else does."""
+
     def add_key(self, key: ApiKey) -> None: ...
 
     def key_by_hash(self, key_hash: str) -> ApiKey | None: ...

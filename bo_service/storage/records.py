@@ -139,6 +139,11 @@ class SqlRecords:
         added = self.connection.execute(_ADD_PROJECT[self.connection.dialect.name], values).scalar()
         return None if added is None else ProjectId(added)
 
+    def lock_project(self, project_id: ProjectId) -> None:
+        # weaker than FOR UPDATE: rows that refer to the project are added meanwhile
+        query = select(PROJECTS.c.id).where(PROJECTS.c.id == project_id)
+        self.connection.execute(query.with_for_update(key_share=True))
+
     def add_key(self, key: ApiKey) -> None:
         self.connection.execute(
             insert(KEYS),

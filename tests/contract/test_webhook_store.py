@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import hmac
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import timedelta
@@ -14,6 +16,7 @@ from typing import Any
 import pytest
 
 from bo_service.domain.errors import Conflict, NotConfigured, NotFound
+from bo_service.domain.ids import ProjectId
 from bo_service.domain.proposal import Measurement
 from bo_service.domain.signing import MasterKey
 from bo_service.domain.study import StudyState
@@ -38,7 +41,7 @@ from bo_service.orchestrator.manage_webhooks import (
 )
 from bo_service.orchestrator.reap import tidy
 from bo_service.orchestrator.record_observation import Outcome
-from bo_service.storage.webhooks import WEBHOOKS
+from bo_service.storage.webhooks import WEBHOOKS, SqlWebhooks
 from tests.steps import (
     new_study,
 )
@@ -305,6 +308,33 @@ def test_a_project_has_a_bounded_number_of_webhooks(services, project) -> None:
         hook(services, project)
     with pytest.raises(Conflict, match=str(MAX_WEBHOOKS)):
         hook(services, project)
+
+
+def test_a_project_has_no_more_webhooks_where_several_make_the_last_one(
+    services, project, monkeypatch
+) -> None:
+    for _ in range(MAX_WEBHOOKS - 1):
+        hook(services, project)
+    of_project = SqlWebhooks.of_project
+
+    def slowly(store: SqlWebhooks, project_id: ProjectId) -> Any:
+        counted = of_project(store, project_id)
+        time.sleep(0.2)
+        return counted
+
+    monkeypatch.setattr(SqlWebhooks, "of_project", slowly)
+
+    def make() -> None:
+        with contextlib.suppress(Conflict):
+            hook(services, project)
+
+    threads = [threading.Thread(target=make) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with services.uow(read_only=True) as store:
+        assert len(store.webhooks.of_project(project)) == MAX_WEBHOOKS
 
 
 def test_another_project_neither_hears_nor_touches(services, project, make_spec) -> None:

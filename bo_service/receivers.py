@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from bo_service.domain.target import Address, AllowList, Target, check_addresses, parsed_target
+from bo_service.orchestrator.deliver import LOOKUP_SECONDS
 
 Lookup = Callable[[str, int], Sequence[Address]]
 """The addresses of a host name; empty where it has none."""
 
 
-def look_up(host: str, port: int, *, seconds: float = 5.0) -> Sequence[Address]:
-    """Ask the machine's resolver, which knows no time limit of its own."""
+def look_up(host: str, port: int) -> Sequence[Address]:
+    """Ask the machine's resolver, which knows no time limit of its own, for LOOKUP_SECONDS."""
     found: list[Address] = []
 
     def ask() -> None:
@@ -27,7 +28,7 @@ def look_up(host: str, port: int, *, seconds: float = 5.0) -> Sequence[Address]:
 
     thread = threading.Thread(target=ask, name="look-up", daemon=True)
     thread.start()
-    thread.join(seconds)
+    thread.join(LOOKUP_SECONDS)
     return [] if thread.is_alive() else found
 
 

@@ -19,6 +19,8 @@ Send = Callable[[str, Mapping[str, str], bytes], Answer]
 
 SEND_SECONDS: Final = 15.0
 LOOKUP_SECONDS: Final = 5.0
+"""So long the resolver is waited for, before the message is sent."""
+
 SENDER_HAS: Final = timedelta(seconds=SEND_SECONDS + LOOKUP_SECONDS + 10)
 """A sender that is silent for so long has died: another one sends the message, under the same id."""
 

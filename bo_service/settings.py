@@ -11,7 +11,7 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from bo_service.secret_files import DEFAULT_FOLDER, secret
+from bo_service.secret_files import secret
 
 
 def default_home() -> Path:
@@ -39,7 +39,7 @@ class SecretFiles(PydanticBaseSettingsSource):
 class Settings(BaseSettings):
     """Every setting of the service; each is the environment variable BO_ plus its name in capitals.
 
-    A setting may also be a file of `secrets_dir`; the environment wins.
+    A setting may also be a file of BO_SECRETS_DIR; the environment wins.
     """
 
     model_config = SettingsConfigDict(
@@ -54,9 +54,6 @@ class Settings(BaseSettings):
 
     database_url: str = Field("", repr=False)
     """SQLAlchemy URL; empty for an SQLite file in `home`."""
-
-    secrets_dir: Path = DEFAULT_FOLDER
-    """Folder of files named like a setting's variable in small letters, for values no environment should show."""
 
     local_key: bool = True
     """Whether `bo up` makes an admin key for the local user and keeps it in `home`; off in containers."""

@@ -355,7 +355,11 @@ class SurrogatePage(Answer):
 
 
 class Key(Answer):
-    """An API key without its text."""
+    """An API key without its text.
+
+    `expires_at` is the end it was made with; `revoked_at` the end given to it later, still ahead while the grace of a
+    rotation lasts.
+    """
 
     id: Id
     name: str

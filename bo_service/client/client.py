@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 import httpx2
 
@@ -26,6 +26,8 @@ Value = float | tuple[float, float] | Mapping[str, float]
 
 Metrics = Mapping[str, Value]
 SpecLike = StudySpec | Mapping[str, Any]
+
+LOST_KEY: Final = "put another one in its place, with a grace: `bo key rotate {id} --grace 3600`"
 
 
 def metrics_json(metrics: Metrics) -> dict[str, Any]:
@@ -392,10 +394,9 @@ class Client:
         project: str | None = None,
         expires_in_seconds: float | None = None,
     ) -> Mapping[str, Any]:
-        """A new key; `key` in the answer is shown this once."""
+        """A new key; `key` in the answer is shown this once. Raises: SecretLost."""
         body = {"name": name, "scope": scope, "project": project, "expires_in_seconds": expires_in_seconds}
-        found: Mapping[str, Any] = self._http.json("POST", "/v1/keys", body=body)
-        return found
+        return self._http.secret_of("/v1/keys", name="key", hint=LOST_KEY, body=body)
 
     def keys(self) -> list[Mapping[str, Any]]:
         """The project's keys."""
@@ -403,10 +404,12 @@ class Client:
         return items
 
     def rotate_key(self, key_id: str, *, grace_seconds: float = 0.0) -> Mapping[str, Any]:
-        """A new key in this one's place, which works for the grace; `key` in the answer is shown this once."""
+        """A new key in this one's place, which works for the grace; `key` in the answer is shown this once.
+
+        A grace leaves time to rotate once more where the answer gets lost. Raises: SecretLost.
+        """
         body = {"grace_seconds": grace_seconds}
-        found: Mapping[str, Any] = self._http.json("POST", f"/v1/keys/{key_id}/rotate", body=body)
-        return found
+        return self._http.secret_of(f"/v1/keys/{key_id}/rotate", name="key", hint=LOST_KEY, body=body)
 
     def revoke_key(self, key_id: str) -> Mapping[str, Any]:
         """End a key."""

@@ -1,5 +1,6 @@
 """BoServiceError
 +- Unreachable    the service did not answer, after all retries; try again later
++- SecretLost     it was done, but the answer with the secret got lost and is not given again; rotate what was made
 `- Refused        the service said no; `code`, `detail`, `hint` and `problems` say why
    +- NotFound    a wrong id or name
    +- LeaseLost   another attempt owns the trial: drop it
@@ -20,6 +21,10 @@ class BoServiceError(Exception):
 
 class Unreachable(BoServiceError):
     """No answer, or only temporary refusals, after all retries."""
+
+
+class SecretLost(BoServiceError):
+    """What was made has a secret that nobody saw: the service keeps none, so a repeated answer lacks it."""
 
 
 @dataclass(frozen=True, slots=True)

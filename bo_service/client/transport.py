@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import httpx2
 
-from bo_service.client.errors import BoServiceError, Refused, Unreachable, refusal
+from bo_service.client.errors import BoServiceError, Refused, SecretLost, Unreachable, refusal
 from bo_service.secret_files import secret
 
 RETRIED_STATUSES: Final = frozenset((429, 502, 503, 504))
@@ -104,6 +104,16 @@ class Transport:
     def json(self, method: str, path: str, **options: Any) -> Any:
         """The JSON of an answer. Raises: Unreachable, Refused."""
         return self.call(method, path, **options).json()
+
+    def secret_of(self, path: str, *, name: str, hint: str, body: Any = None) -> Mapping[str, Any]:
+        """The JSON of a POST whose field `name` is shown once. Raises: Unreachable, Refused, SecretLost."""
+        found: Mapping[str, Any] = self.json("POST", path, body=body)
+        if found[name] is None:
+            raise SecretLost(
+                f"POST {self.url}{path}: the first answer got lost, and {name!r} is shown this once; "
+                + hint.format(id=found["id"])
+            )
+        return found
 
     @contextmanager
     def lines(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from bo_service.client.transport import Transport
 
 Json = Mapping[str, Any]
+
+HOW_TO_REPLACE: Final = "get another one: `bo webhook rotate {id}`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,7 @@ class Webhooks:
         body: dict[str, Any] = {"url": url, "study": study, "format": format}
         if kinds is not None:
             body["kinds"] = list(kinds)
-        return self._post("", body)
+        return self._http.secret_of("/v1/webhooks", name="secret", hint=HOW_TO_REPLACE, body=body)
 
     def list(self) -> list[Json]:
         """The project's webhooks, oldest first."""
@@ -48,7 +50,7 @@ class Webhooks:
 
     def rotate(self, webhook: str) -> Json:
         """A new secret; for a day messages carry signatures of both."""
-        return self._post(f"/{webhook}/rotate")
+        return self._http.secret_of(f"/v1/webhooks/{webhook}/rotate", name="secret", hint=HOW_TO_REPLACE)
 
     def enable(self, webhook: str) -> Json:
         """Let a disabled one hear again."""

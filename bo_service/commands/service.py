@@ -92,7 +92,7 @@ def _show_key(made: Mapping[str, Any], *, as_json: bool) -> None:
 @key.command()
 def rotate(
     key_id: Annotated[str, typer.Argument(help="from `bo key list`")],
-    grace: Annotated[float, typer.Option(help="seconds the old key still works")] = 0.0,
+    grace: Annotated[float, typer.Option(help="seconds the old key still works")] = 3600.0,
     as_json: Json = False,
 ) -> None:
     """Make a key in another one's place."""
@@ -115,7 +115,7 @@ def list_keys(as_json: Json = False) -> None:
                 k["name"],
                 k["scope"],
                 minute(k["created_at"]),
-                minute(k["revoked_at"] or k["expires_at"]),
+                minute(min(filter(None, (k["revoked_at"], k["expires_at"])), default=None)),
             )
             for k in keys
         ]

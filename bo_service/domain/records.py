@@ -117,11 +117,13 @@ class ApiKey:
     prefix: str
     created_at: datetime
     expires_at: datetime | None = None
+    """The end it was made with."""
     revoked_at: datetime | None = None
+    """The end given to it later, at once or when the grace of a rotation is over."""
 
     def is_valid(self, now: datetime) -> bool:
         """Whether it opens anything at this time."""
-        return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
+        return all(end is None or now < end for end in (self.expires_at, self.revoked_at))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

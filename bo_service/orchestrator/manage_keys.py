@@ -120,11 +120,12 @@ def rotate_key(
             prefix=text[:10],
             created_at=now,
             expires_at=None if lifetime is None else now + lifetime,
+            revoked_at=None,
         )
         store.records.add_key(new)
         end = now + grace
-        if old.expires_at is None or end < old.expires_at:
-            store.records.expire_key(old.id, at=end)
+        # not its expiry, from which the lifetime of a further replacement follows
+        store.records.revoke_key(old.id, at=min(old.revoked_at or end, end))
         store.commit()
     return new, text
 
@@ -133,7 +134,7 @@ def revoke_key(key_id: str, *, project_id: ProjectId, uow: UnitOfWork) -> ApiKey
     """End a key now; one that has ended stays as it is. Raises: NotFound."""
     with uow() as store:
         key, now = store.records.key(project_id, key_id, lock=True), store.now()
-        if key.revoked_at is None:
+        if key.revoked_at is None or now < key.revoked_at:
             key = replace(key, revoked_at=now)
             store.records.revoke_key(key.id, at=now)
             store.commit()

@@ -300,9 +300,8 @@ class Records(Protocol):
     def key(self, project_id: ProjectId, key_id: str, *, lock: bool = False) -> ApiKey:
         """Raises: NotFound."""
 
-    def expire_key(self, key_id: str, *, at: datetime) -> None: ...
-
-    def revoke_key(self, key_id: str, *, at: datetime) -> None: ...
+    def revoke_key(self, key_id: str, *, at: datetime) -> None:
+        """Write when it ends, now or later."""
 
     def add_audit(self, entry: AuditEntry) -> None: ...
 

@@ -177,9 +177,6 @@ class SqlRecords:
             raise NotFound("key", key_id)
         return key_from(row)
 
-    def expire_key(self, key_id: str, *, at: datetime) -> None:
-        self.connection.execute(update(KEYS).where(KEYS.c.id == key_id).values(expires_at=at))
-
     def revoke_key(self, key_id: str, *, at: datetime) -> None:
         self.connection.execute(update(KEYS).where(KEYS.c.id == key_id).values(revoked_at=at))
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from datetime import timedelta
 
+import pytest
+
 from bo_service.domain.ids import new_id
 from bo_service.domain.records import Scope
 from bo_service.orchestrator import manage_keys
@@ -34,3 +36,34 @@ def test_a_key_revoked_while_it_is_rotated_stays_revoked(services, project, monk
         left = store.records.key(project, key.id)
         assert left.revoked_at is not None
         assert not left.is_valid(store.now())
+
+
+@pytest.mark.parametrize("lifetime", [None, timedelta(days=30)])
+def test_a_key_rotated_twice_within_its_grace_keeps_its_lifetime(services, project, lifetime) -> None:
+    key, _ = create_key("ci", Scope.WORKER, project="default", lifetime=lifetime, uow=services.uow)
+    for _ in range(2):
+        new, _ = rotate_key(key.id, grace=HOUR, project_id=project, uow=services.uow)
+        assert (None if new.expires_at is None else new.expires_at - new.created_at) == lifetime
+    with services.uow(read_only=True) as store:
+        now, old = store.now(), store.records.key(project, key.id)
+    assert old.is_valid(now)
+    assert not old.is_valid(now + HOUR)
+    assert new.is_valid(now + HOUR)
+
+
+def test_a_second_rotation_makes_no_grace_longer(services, project) -> None:
+    key, _ = create_key("ci", Scope.WORKER, project="default", uow=services.uow)
+    rotate_key(key.id, grace=HOUR, project_id=project, uow=services.uow)
+    rotate_key(key.id, grace=24 * HOUR, project_id=project, uow=services.uow)
+    with services.uow(read_only=True) as store:
+        assert not store.records.key(project, key.id).is_valid(store.now() + HOUR)
+
+
+def test_a_key_that_is_ending_can_be_revoked_at_once(services, project) -> None:
+    key, _ = create_key("ci", Scope.WORKER, project="default", uow=services.uow)
+    rotate_key(key.id, grace=HOUR, project_id=project, uow=services.uow)
+    revoked = revoke_key(key.id, project_id=project, uow=services.uow)
+    again = revoke_key(key.id, project_id=project, uow=services.uow)
+    with services.uow(read_only=True) as store:
+        assert not store.records.key(project, key.id).is_valid(store.now())
+    assert again == revoked

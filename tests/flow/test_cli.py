@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from bo_service.client import Client
+
 
 @pytest.fixture
 def bo(service, tmp_path: Path):
@@ -95,10 +97,14 @@ def test_a_refusal_goes_to_stderr_with_the_field_and_status_1(bo, tmp_path: Path
     assert "not_found" in err
 
 
-def test_keys_surrogates_database_and_doctor(bo) -> None:
+def test_keys_surrogates_database_and_doctor(bo, service) -> None:
     made = json.loads(bo("key", "create", "ci", "--scope", "viewer", "--json")[1])
     assert made["key"].startswith("bo_")
     assert "ci" in bo("key", "list")[1]
+    rotated = json.loads(bo("key", "rotate", made["id"], "--json")[1])
+    assert rotated["key"] not in (None, made["key"])
+    with Client(service.url, made["key"]) as old:
+        assert old.info()["key"] == "ci", "it works for another hour"
     assert bo("key", "revoke", made["id"])[0] == 0
     assert {s["name"] for s in json.loads(bo("surrogate", "list", "--json")[1])} == {"gp", "sobol"}
     current = json.loads(bo("db", "current", "--json")[1])

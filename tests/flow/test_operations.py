@@ -9,7 +9,7 @@ import uuid
 import httpx2
 import pytest
 
-from bo_service.client import Client
+from bo_service.client import Client, SecretLost
 from tests.waiting import until
 
 NEIGHBOUR = "neighbour"
@@ -226,6 +226,24 @@ def test_a_rotated_key_takes_the_place_of_the_old_one(observed, admin) -> None:
     assert admin.post(f"/v1/keys/{kept['id']}/rotate").json()["code"] == "conflict"
     with observed.http(new["key"]) as http:
         assert http.get("/v1/info").status_code == 200
+
+
+def test_a_key_whose_answer_got_lost_is_told_of_and_can_be_replaced(observed, monkeypatch) -> None:
+    """What a retried POST gets is the stored answer, which has no secret."""
+    with Client(observed.url, observed.key) as client:
+        old = client.create_key("lost", "admin")
+        webhook = client.webhooks.create("https://1.1.1.1/")
+        monkeypatch.setattr("bo_service.client.transport.uuid.uuid4", lambda: f"again-{old['id']}")
+        made = client.rotate_key(old["id"], grace_seconds=60)
+        with pytest.raises(SecretLost, match=f"bo key rotate {made['id']} --grace"):
+            client.rotate_key(old["id"], grace_seconds=60)
+        monkeypatch.setattr("bo_service.client.transport.uuid.uuid4", lambda: f"hook-{old['id']}")
+        client.webhooks.rotate(webhook["id"])
+        with pytest.raises(SecretLost, match=f"bo webhook rotate {webhook['id']}"):
+            client.webhooks.rotate(webhook["id"])
+    monkeypatch.undo()
+    with Client(observed.url, old["key"]) as client:
+        assert client.rotate_key(made["id"])["key"].startswith("bo_")
 
 
 def test_the_audit_log_says_who_changed_what(observed, admin, make_spec) -> None:

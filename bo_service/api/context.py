@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Final, Protocol, TypeVar
@@ -198,6 +198,8 @@ class ApiContext:
     cors_origins: tuple[str, ...] = ()
     memory: KeyMemory = field(default_factory=KeyMemory)
     turns: Turns = field(default_factory=Turns)
+    streams: Counter[str] = field(default_factory=Counter)
+    """Event streams that are read now, by key."""
     lookouts: Lookouts = field(default_factory=Lookouts)
 
 

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
-from bo_service.domain.ids import StudyId, TrialId
+from bo_service.domain.ids import ProjectId, StudyId, TrialId
 
 N_AT_ONCE: Final = 2
 """One works under the study's lock while the next is read, sent to a thread, and waits for the lock."""
@@ -34,6 +34,7 @@ class Turns:
 
     _queues: dict[str, _Queue] = field(default_factory=dict)
     _study_of: dict[TrialId, StudyId] = field(default_factory=dict)
+    _meant: dict[tuple[ProjectId, str], StudyId] = field(default_factory=dict)
 
     @asynccontextmanager
     async def of(self, name: str) -> AsyncIterator[None]:
@@ -53,6 +54,16 @@ class Turns:
         if len(self._study_of) >= MAX_REMEMBERED:
             del self._study_of[next(iter(self._study_of))]
         self._study_of[trial_id] = study_id
+
+    def remember_name(self, project_id: ProjectId, key: str, study_id: StudyId) -> None:
+        """Note which study a project means by a name or an id."""
+        if len(self._meant) >= MAX_REMEMBERED:
+            del self._meant[next(iter(self._meant))]
+        self._meant[project_id, key] = study_id
+
+    def of_study(self, project_id: ProjectId, key: str) -> str:
+        """The study itself once it is known; before, turns of this project alone, who may be wrong about the study."""
+        return self._meant.get((project_id, key), f"{project_id}/{key}")
 
     def study_of(self, trial_id: TrialId) -> str:
         """The study of a trial claimed in this process; of another one the trial itself, which has its own turns."""

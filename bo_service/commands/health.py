@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from datetime import timedelta
 from typing import Annotated, Final, Literal
 
 import httpx2
@@ -11,11 +10,8 @@ import typer
 
 from bo_service.client import BoServiceError, Client
 from bo_service.commands.output import fail
-from bo_service.domain.job import Role
+from bo_service.domain.job import ALIVE, Role
 from bo_service.settings import Settings
-
-SILENCE: Final = timedelta(seconds=30)
-"""A process says every five seconds that it is alive; one that was silent for longer is in trouble."""
 
 ANSWER_SECONDS: Final = 5.0
 
@@ -63,7 +59,7 @@ def _of_process(role: Role, settings: Settings) -> str:
     transactions = Transactions(engine)
     try:
         with transactions(read_only=True) as (connection, _):
-            since = transactions.now(connection) - SILENCE
+            since = transactions.now(connection) - ALIVE
             seen = SqlJobs(connection).processes(since=since)
     except SQLAlchemyError as error:
         return f"the database does not answer: {str(error).splitlines()[0]}"
@@ -71,6 +67,6 @@ def _of_process(role: Role, settings: Settings) -> str:
         engine.dispose()
     here = [process for process in seen if process.role is role and process.name.endswith(f"@{host}")]
     if not here:
-        return f"no {role.value} on {host} was heard of for {SILENCE.seconds} s"
+        return f"no {role.value} on {host} was heard of for {ALIVE.seconds} s"
     troubles = [process.trouble for process in here]
     return "" if None in troubles else "; ".join(filter(None, troubles))

@@ -116,6 +116,10 @@ def pause_after(n_crashes: int) -> timedelta:
     return min(FIRST_PAUSE * (1 << doublings), LONGEST_PAUSE)
 
 
+ALIVE: Final = timedelta(seconds=30)
+"""A process of the service heard of this recently counts as alive."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceProcess:
     """A process of the service beside the HTTP ones, as it last said of itself."""

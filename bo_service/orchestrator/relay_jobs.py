@@ -6,15 +6,13 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Final
 
-from bo_service.domain.job import Job, Queue
+from bo_service.domain.job import ALIVE, Job, Queue
 from bo_service.orchestrator.ports import UnitOfWork
 
 Send = Callable[[Job, Queue], None]
 """Sends one message to a queue; raises whatever the broker's client raises."""
 
 BATCH: Final = 100
-COMPUTE_MEMORY: Final = timedelta(seconds=30)
-"""A compute worker heard of this recently counts as alive."""
 
 
 def relay_jobs(*, send: Send, resend_after: timedelta, uow: UnitOfWork) -> int:
@@ -28,7 +26,7 @@ def relay_jobs(*, send: Send, resend_after: timedelta, uow: UnitOfWork) -> int:
         jobs = store.jobs.to_send(now=now, resend_after=resend_after, limit=BATCH)
         if not jobs:
             return 0
-        served = {q for w in store.jobs.processes(since=now - COMPUTE_MEMORY) for q in w.queues}
+        served = {q for w in store.jobs.processes(since=now - ALIVE) for q in w.queues}
         store.commit()
     n_sent = 0
     try:

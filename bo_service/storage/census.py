@@ -13,7 +13,7 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import ColumnElement, Connection, and_, case, func, select
 
 from bo_service.domain.census import Census, Connections, FitTotals, LlmTotals, QueueCensus, Totals
-from bo_service.domain.job import JobState, Queue, ServiceProcess
+from bo_service.domain.job import ALIVE, JobState, Queue, ServiceProcess
 from bo_service.domain.records import EventKind
 from bo_service.domain.study import StudyState
 from bo_service.domain.suggestion import SuggestionState
@@ -39,9 +39,6 @@ STUDIES, SUGGESTIONS, JOBS = table_of(StudyRow), table_of(SuggestionRow), table_
 EVENTS, LLM_CALLS = table_of(EventRow), table_of(LlmCallRow)
 DELIVERIES, PUSHES = table_of(DeliveryRow), table_of(PushRow)
 
-PROCESS_MEMORY: Final = timedelta(seconds=30)
-"""A process heard of this recently counts as alive."""
-
 SETTLED_AFTER: Final = timedelta(seconds=35)
 """Events of transactions still open may turn up with lower numbers; no statement runs longer than this by default."""
 
@@ -61,7 +58,7 @@ def take_census(connection: Connection, *, now: datetime) -> Census:
         queues=_queues(connection, now),
         n_fresh=n_fresh,
         n_stale=n_stale,
-        processes=tuple(SqlJobs(connection).processes(since=now - PROCESS_MEMORY)),
+        processes=tuple(SqlJobs(connection).processes(since=now - ALIVE)),
         n_breakers_open=n_breakers,
         n_deliveries_waiting=n_waiting,
         n_deliveries_given_up=n_given_up,
@@ -235,7 +232,7 @@ class SqlSurvey:
 
     def processes(self) -> Sequence[ServiceProcess]:
         with translated(), self.transactions(read_only=True) as (connection, _):
-            return SqlJobs(connection).processes(since=self.transactions.now(connection) - PROCESS_MEMORY)
+            return SqlJobs(connection).processes(since=self.transactions.now(connection) - ALIVE)
 
     def revision(self) -> str | None:
         with translated(), self.transactions(read_only=True) as (connection, _):

@@ -131,8 +131,12 @@ async def claim(
 
     while True:
         answer = await promptly(
-            lambda: once(request, body, act, caller=caller, context=context), context=context, turn=study
+            lambda: once(request, body, act, caller=caller, context=context),
+            context=context,
+            turn=context.turns.of_study(caller.project_id, study),
         )
+        if latest is not None:
+            context.turns.remember_name(caller.project_id, study, latest.study_id)
         for given in latest.trials if latest is not None else ():
             context.turns.remember(given.id, given.study_id)
         left = deadline - time.monotonic()

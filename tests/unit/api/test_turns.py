@@ -8,7 +8,7 @@ import pytest
 
 from bo_service.api import turns as module
 from bo_service.api.turns import N_AT_ONCE, Turns
-from bo_service.domain.ids import StudyId, TrialId
+from bo_service.domain.ids import ProjectId, StudyId, TrialId
 
 
 async def settle() -> None:
@@ -78,3 +78,13 @@ def test_a_trials_requests_wait_with_its_study_where_it_was_claimed_here(
     for name in ("t1", "t2", "t3"):
         turns.remember(TrialId(name), StudyId("s"))
     assert [turns.study_of(TrialId(name)) for name in ("t1", "t2", "t3")] == ["t1", "s", "s"]
+
+
+def test_a_study_has_the_same_turns_by_name_and_by_id_and_other_projects_have_their_own() -> None:
+    turns, ours, theirs = Turns(), ProjectId("ours"), ProjectId("theirs")
+    assert turns.of_study(ours, "digits") != turns.of_study(theirs, "digits")
+    turns.remember_name(ours, "digits", StudyId("s"))
+    turns.remember_name(ours, "s", StudyId("s"))
+    assert turns.of_study(ours, "digits") == turns.of_study(ours, "s") == "s"
+    # who only guesses an id waits elsewhere
+    assert turns.of_study(theirs, "s") != "s"

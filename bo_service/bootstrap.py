@@ -237,8 +237,13 @@ def _make_tables_for(head: Head, settings: Settings) -> None:
 
 def broken_invariants(services: Services, *, grace: timedelta = GRACE) -> list[str]:
     """Every rule the data break, in words; what is overdue for less than `grace` breaks none. See `violations`."""
-    with snapshot(services.transactions.engine) as connection:
-        return violations(connection, now=services.transactions.now(connection), grace=grace)
+    # an engine of its own: a statement over a large database may take longer than the service's own may
+    engine = open_engine(services.settings.resolved_database_url(), pool_size=1)
+    try:
+        with snapshot(engine) as connection:
+            return violations(connection, now=services.transactions.now(connection), grace=grace)
+    finally:
+        engine.dispose()
 
 
 def ensure_default_project(uow: UnitOfWork) -> ProjectId:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
 
 import pytest
-from sqlalchemy import bindparam, event, text
+from sqlalchemy import Connection, Engine, bindparam, event, text
 
-from bo_service.bootstrap import Services, broken_invariants
+from bo_service.bootstrap import Services, broken_invariants, build_services
 from bo_service.domain.ids import ProjectId
 from bo_service.domain.proposal import Measurement
 from bo_service.domain.spec import PushPolicy
 from bo_service.domain.study import Study
 from bo_service.orchestrator.attach_trials import GivenTrial, import_trials
 from bo_service.orchestrator.record_observation import Outcome
+from bo_service.settings import Settings
+from bo_service.storage import invariants
 from bo_service.storage.invariants import GRACE, RULES, Rule
 from bo_service.storage.tables import Json, UtcDateTime
 from surrogates.sampling import space_filling
+from tests.conftest import _fresh_postgres
 from tests.steps import claim, complete, fill, new_study, run_jobs
 
 DELIVERY = (
@@ -182,10 +187,27 @@ def test_what_others_commit_meanwhile_breaks_no_rule(services: Services, study: 
             n_claimed += 1
             assert claim(services, study, "meanwhile")
 
-    engine = services.transactions.engine
-    event.listen(engine, "after_cursor_execute", meanwhile)
+    event.listen(Engine, "after_cursor_execute", meanwhile)
     try:
         assert broken_invariants(services) == []
     finally:
-        event.remove(engine, "after_cursor_execute", meanwhile)
+        event.remove(Engine, "after_cursor_execute", meanwhile)
     assert n_claimed == 1
+
+
+@pytest.mark.postgres
+def test_the_check_may_take_longer_than_a_statement_of_the_service(
+    postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(
+        home=tmp_path, database_url=_fresh_postgres(postgres_url), database_statement_seconds=0.1
+    )
+    services = build_services(settings)
+
+    def takes_long(connection: Connection, _: datetime) -> Iterator[str]:
+        connection.execute(text("SELECT pg_sleep(0.3)"))
+        yield "done"
+
+    monkeypatch.setattr(invariants, "RULES", (takes_long,))
+    assert broken_invariants(services) == ["done"]
+    services.close()

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,7 +25,9 @@ postgres: PostgresServer | None = None
 
 
 @contextmanager
-def running_service(*, database_url: str = "", processes: int = 1) -> Iterator[tuple[Client, int]]:
+def running_service(
+    *, database_url: str = "", processes: int = 1, settings: Mapping[str, str] | None = None
+) -> Iterator[tuple[Client, int]]:
     """A client of a fresh service, on SQLite by default, and the process id of its (first) HTTP process."""
     with tempfile.TemporaryDirectory() as folder:
         os.environ["BO_HOME"] = folder
@@ -35,7 +37,7 @@ def running_service(*, database_url: str = "", processes: int = 1) -> Iterator[t
                 command,
                 stdout=log,
                 stderr=log,
-                env=os.environ | UNLIMITED | {"BO_DATABASE_URL": database_url},
+                env=os.environ | UNLIMITED | {"BO_DATABASE_URL": database_url} | dict(settings or {}),
             )
         try:
             wait_for(Path(folder) / "credentials.json")

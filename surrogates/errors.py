@@ -1,6 +1,7 @@
 """SurrogateError
 +- NotEnoughData         caller uses the initial design
 +- FitDiverged           caller climbs the ladder: jitter, restart from the prior, simpler model, space-filling
+|  `- FitRejected        the fit fails its own diagnostics: caller goes straight to the simpler model
 +- UnknownSurrogate      the user named a plug-in that is not installed
 +- InvalidSpace          the search space contradicts itself; carries every problem found
 +- InvalidConfiguration  a configuration lies outside its search space; carries every problem found
@@ -40,6 +41,10 @@ class NotEnoughData(SurrogateError):
 
 class FitDiverged(SurrogateError):
     """The fit did not reach finite, usable hyperparameters."""
+
+
+class FitRejected(FitDiverged):
+    """The fit ended but does not pass its own diagnostics; trying again would not help."""
 
 
 class UnknownSurrogate(SurrogateError):

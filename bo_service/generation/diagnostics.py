@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, Protocol, runtime_checkable
 
 import numpy as np
 
 from bo_service.generation.acquisition import ClosedForm
 from bo_service.generation.model_units import FEASIBLE, ModelData
 from surrogates.numerics.exact_gp import Posterior
+
+
+@runtime_checkable
+class Explained(Protocol):
+    """A model that says of its fit what can be said, as JSON."""
+
+    def figures(self) -> Mapping[str, Any]: ...
+
 
 Z_90: Final = 1.6448536269514722
 
@@ -24,6 +32,8 @@ def model_diagnostics(data: ModelData, models: Mapping[str, Any]) -> dict[str, A
         figures: dict[str, Any] = {"power": outcome.transform.power}
         if isinstance(model, ClosedForm):
             figures |= _figures(model.core, data.encoding.names)
+        if isinstance(model, Explained):
+            figures |= model.figures()
         if outcome.name != FEASIBLE:
             outcomes[outcome.name] = figures
     return {"outcomes": outcomes, "rungs": rungs}

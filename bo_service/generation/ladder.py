@@ -15,7 +15,7 @@ from gpytorch.utils.errors import NanError, NotPSDError
 from bo_service.domain.proposal import Candidate, FitRecord, Proposal, ProposalRequest, StudyView
 from bo_service.generation.design import FALLBACK, design_candidates
 from bo_service.generation.model_based import ModelRun, Settings, run_model
-from surrogates.errors import FitDiverged, NotEnoughData
+from surrogates.errors import FitDiverged, FitRejected, NotEnoughData
 from surrogates.protocol import Plugin
 from surrogates.registry import plugin as find_plugin
 
@@ -48,7 +48,11 @@ def climb(
     if plugin.name != SIMPLE:
         rungs.append(("simpler model", find_plugin(SIMPLE), Settings(with_power=False, is_cautious=True)))
     failures: list[str] = []
+    rejected: str | None = None
     for name, rung_plugin, settings in rungs:
+        if rung_plugin.name == rejected:
+            # a minute of sampling whose figures are bad has no better second minute
+            continue
         try:
             with warnings.catch_warnings():
                 # jitter and convergence are recorded as rungs and figures; the libraries' words help nobody
@@ -56,6 +60,7 @@ def climb(
                 run = run_model(view, request, plugin=rung_plugin, settings=settings)
         except NUMERICAL as error:
             failures.append(f"{name}: {type(error).__name__}: {str(error)[:200]}")
+            rejected = rung_plugin.name if isinstance(error, FitRejected) else rejected
             continue
         return _proposal(run, rung_plugin, failures, started=started)
     return _without_model(view, request, plugin, failures, started=started)

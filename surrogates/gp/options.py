@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from surrogates.compute import ComputeOptions
 
 
-class GpOptions(BaseModel):
+class GpOptions(ComputeOptions):
     """The defaults are a measured recipe; see docs/surrogates/gp.md."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     noise: Literal["auto", "low", "strong"] = "auto"
     """Prior on the noise: `low` for nearly exact objectives, `strong` for noisy ones; `auto` is low unless

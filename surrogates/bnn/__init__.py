@@ -1,0 +1,1 @@
+"""Bayesian neural networks, finite and infinite."""

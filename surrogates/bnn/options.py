@@ -1,0 +1,62 @@
+"""Options of the neural plug-ins; the defaults are measured recipes, see docs/surrogates/."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from surrogates.compute import ComputeOptions
+
+Activation = Literal["tanh", "erf", "relu"]
+NoiseLevel = Literal["auto", "low", "strong"]
+
+
+class NetworkOptions(ComputeOptions):
+    """Shape of a fully connected network."""
+
+    dtype: Literal["float32", "float64"] = "float32"
+    """Precision of the networks; linear algebra is float64."""
+
+    width: Annotated[int, Field(ge=2, le=4096)] = 64
+    """Units of a hidden layer."""
+
+    depth: Annotated[int, Field(ge=1, le=8)] = 2
+    """Hidden layers."""
+
+    activation: Activation = "tanh"
+    """`tanh` and `erf` draw smooth functions, `relu` jagged ones."""
+
+    noise: NoiseLevel = "auto"
+    """Prior on the noise: `low` for nearly exact objectives, `strong` for noisy ones; `auto` is low unless
+    observations come with standard errors."""
+
+    ard: bool = False
+    """Whether every input has a relevance of its own: finds inputs without effect, and is harder to fit."""
+
+    output: Literal["yeo-johnson", "standardise"] = "yeo-johnson"
+    """How outputs become model units."""
+
+
+class HmcOptions(NetworkOptions):
+    """Hamiltonian Monte Carlo over the networks."""
+
+    width: Annotated[int, Field(ge=2, le=4096)] = 128
+
+    prior: Literal["standard", "functional"] = "standard"
+    """`functional` takes the scales of the weights' prior from the study's Gaussian process."""
+
+    n_chains: Annotated[int, Field(ge=2, le=64)] = 4
+    """Independent chains, moved together."""
+
+    n_warmup: Annotated[int, Field(ge=10, le=5000)] = 60
+    """Transitions that adapt the step size; a third of them after a warm start."""
+
+    n_draws: Annotated[int, Field(ge=16, le=5000)] = 64
+    """Transitions kept of each chain; up to three times as many where the chains have not mixed yet."""
+
+    max_r_hat: Annotated[float, Field(gt=1.0, le=10.0)] = 1.05
+    """Split R-hat of the function above which the chains count as disagreeing."""
+
+    n_members: Literal[32, 64, 128, 256, 512] = 128
+    """Draws that make up the posterior, evenly spaced among the kept ones."""

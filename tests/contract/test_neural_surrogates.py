@@ -1,0 +1,37 @@
+"""The neural surrogates keep the contract, and promises of their own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import pytest
+
+from surrogates.errors import FitRejected
+from surrogates.testing.contract import SurrogateContract
+
+
+class TestHmc(SurrogateContract):
+    plugin = "hmc"
+    # what the contract asks does not need a converged sampler; tests/slow has the truths that do
+    options: ClassVar[dict[str, Any]] = {
+        "width": 16,
+        "depth": 1,
+        "n_chains": 4,
+        "n_warmup": 20,
+        "n_draws": 16,
+        "n_members": 64,
+        "max_r_hat": 10.0,
+    }
+
+    def test_chains_that_disagree_are_rejected_with_the_figure(self) -> None:
+        request = self.request()
+        strict = request.options.model_copy(update={"max_r_hat": 1.0001})
+        with pytest.raises(FitRejected, match="R-hat"):
+            self.fitted(replace(request, options=strict))
+
+    def test_its_figures_say_how_well_the_chains_mixed(self) -> None:
+        figures = self.fitted(self.request()).figures()
+        assert figures["r_hat"] >= 0.9
+        assert figures["effective_sample_size"] > 0
+        assert 0 < figures["acceptance"] <= 1

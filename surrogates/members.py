@@ -127,9 +127,13 @@ class MemberModel(Model, ABC):
     def batch_shape(self) -> torch.Size:
         return torch.Size()
 
+    def inputs(self, X: Tensor) -> Tensor:
+        """Features (..., d) in [0, 1] as the networks see them: in [-1, 1], the model's precision and device."""
+        return centred(X).to(self.X)
+
     @abstractmethod
     def members(self, X: Tensor) -> Tensor:
-        """(n, d) in [-1, 1], the model's precision and device -> (S, n), model units."""
+        """Network inputs (n, d) -> (S, n), model units."""
 
     @abstractmethod
     def fit(self, generator: torch.Generator) -> None: ...
@@ -155,7 +159,7 @@ class MemberModel(Model, ABC):
             raise UnsupportedError("members are functions; noise_variance() tells the noise apart")
         if output_indices not in (None, [0]):
             raise UnsupportedError("there is one output")
-        rows = centred(X).to(self.X).reshape(-1, X.shape[-1])
+        rows = self.inputs(X).reshape(-1, X.shape[-1])
         values = self.members(rows).to(X)
         values = values.reshape(len(values), *X.shape[:-1]).movedim(0, -2)[..., None]
         if posterior_transform is not None:

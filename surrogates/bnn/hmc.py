@@ -9,7 +9,7 @@ points, after three times the draws, is rejected: the study's Gaussian process a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 from typing import Any, Final
 
 import torch
@@ -17,10 +17,17 @@ from torch import Tensor
 from torch.quasirandom import SobolEngine
 
 from surrogates.bnn.options import HmcOptions
-from surrogates.bnn.priors import scale_priors
+from surrogates.bnn.priors import (
+    functional_priors,
+    functional_values,
+    relative_relevance,
+    relevance_columns,
+    standard_priors,
+    study_gp,
+)
 from surrogates.errors import FitRejected, NotEnoughData
 from surrogates.members import MemberModel
-from surrogates.numerics.collapsed import CollapsedPosterior
+from surrogates.numerics.collapsed import CollapsedPosterior, LogNormal, ScalePriors
 from surrogates.numerics.convergence import effective_sample_size, split_r_hat
 from surrogates.numerics.hmc import Chains, Transition, transitions, warmed_up
 from surrogates.numerics.networks import Network
@@ -58,19 +65,28 @@ class HmcNetwork(MemberModel):
         self.network = Network(
             self.X.shape[-1], self.options.width, self.options.depth, self.options.activation
         )
+        self._report: dict[str, Any] = {}
+        self._aim(standard_priors(request), torch.ones(self.X.shape[-1], dtype=torch.float64))
+
+    def _aim(self, priors: ScalePriors, relevance: Tensor) -> None:
+        """What is sampled: networks under these priors, inputs multiplied by a relevance each (d,)."""
+        self._priors, self._relevance = priors, relevance
         self.target = CollapsedPosterior(
             self.network,
-            self.X,
+            self.inputs(self.request.train_X),
             self.y,
             self.variances,
-            request.encoding.groups,
-            scale_priors(request),
-            has_relevances=self.options.ard,
+            self.request.encoding.groups,
+            priors,
+            has_relevances=self.options.relevance == "sampled",
         )
-        self._report: dict[str, Any] = {}
+
+    def inputs(self, X: Tensor) -> Tensor:
+        return super().inputs(X) * self._relevance.to(self.X)
 
     def fit(self, generator: torch.Generator) -> None:
         """Warm up, sample, judge, and keep the members. Raises: FitRejected."""
+        self._aim(*self._priors_and_relevance(generator))
         chains, step, n_warmup = self._start(generator)
         chains, step = warmed_up(chains, self.target, step=step, n=n_warmup, generator=generator)
         points = self._points(generator)
@@ -89,6 +105,17 @@ class HmcNetwork(MemberModel):
             raise FitRejected(f"the chains do not agree: {verdict}")
         self._adopt(draws, chains, step)
 
+    def _priors_and_relevance(self, generator: torch.Generator) -> tuple[ScalePriors, Tensor]:
+        standard = standard_priors(self.request)
+        if self.options.prior == "standard" and self.options.relevance != "gp":
+            return standard, torch.ones(self.X.shape[-1], dtype=torch.float64)
+        gp = study_gp(self.request, generator)
+        if self.options.prior == "standard":
+            return standard, relative_relevance(gp)
+        values = functional_values(self.request, gp, generator)
+        groups = self.request.encoding.groups
+        return functional_priors(self.request, values), relevance_columns(groups, values.relevance)
+
     def _start(self, generator: torch.Generator) -> tuple[Chains, float, int]:
         warm = self.request.warm or {}
         shape = (self.options.n_chains, self.target.n_coordinates)
@@ -102,7 +129,7 @@ class HmcNetwork(MemberModel):
     def _points(self, generator: torch.Generator) -> Tensor:
         seed = int(torch.randint(2**31, (1,), generator=generator))
         drawn = SobolEngine(self.X.shape[-1], scramble=True, seed=seed).draw(N_POINTS, dtype=torch.float64)
-        return (2.0 * drawn - 1.0).to(self.X)
+        return self.inputs(drawn)
 
     def _keep(self, made: Transition, points: Tensor, draws: _Draws, generator: torch.Generator) -> None:
         z = made.chains.position
@@ -138,19 +165,26 @@ class HmcNetwork(MemberModel):
 
     def _adopt(self, draws: _Draws, chains: Chains, step: float) -> None:
         n = len(draws.positions) * self.options.n_chains
-        # chain by chain within a transition, transitions in order: even spacing takes from every chain alike
+        # chain after chain, so that even spacing takes from every chain alike
         kept = torch.arange(self.options.n_members, device=self.X.device) * n // self.options.n_members
         self._load(
             {
                 "chains": chains.position,
                 "step": torch.tensor(step, dtype=torch.float64),
-                "draw.positions": torch.cat(draws.positions)[kept],
-                "draw.outputs": torch.cat(draws.outputs)[kept],
+                "relevance": self._relevance,
+                "priors": torch.tensor(astuple(self._priors), dtype=torch.float64),
+                "draw.positions": torch.stack(draws.positions, dim=1).flatten(0, 1)[kept],
+                "draw.outputs": torch.stack(draws.outputs, dim=1).flatten(0, 1)[kept],
             }
         )
 
     def _load(self, state: Mapping[str, Tensor]) -> None:
         self._state = dict(state)
+        names = [field.name for field in fields(ScalePriors)]
+        priors = {
+            name: LogNormal(m, sd) for name, (m, sd) in zip(names, state["priors"].tolist(), strict=True)
+        }
+        self._aim(ScalePriors(**priors), state["relevance"])
         z = state["draw.positions"].to(self.X)
         self._matrices = self.network.matrices(z, self.target.scales(z))
         self._outputs = state["draw.outputs"].to(self.X)

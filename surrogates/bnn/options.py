@@ -31,8 +31,8 @@ class NetworkOptions(ComputeOptions):
     """Prior on the noise: `low` for nearly exact objectives, `strong` for noisy ones; `auto` is low unless
     observations come with standard errors."""
 
-    ard: bool = False
-    """Whether every input has a relevance of its own: finds inputs without effect, and is harder to fit."""
+    relevance: Literal["gp", "equal"] = "gp"
+    """How much each input counts: `gp` takes it from the lengthscales of the study's Gaussian process."""
 
     output: Literal["yeo-johnson", "standardise"] = "yeo-johnson"
     """How outputs become model units."""
@@ -43,8 +43,13 @@ class HmcOptions(NetworkOptions):
 
     width: Annotated[int, Field(ge=2, le=4096)] = 128
 
+    relevance: Literal["gp", "sampled", "equal"] = "gp"  # type: ignore[assignment]
+    """How much each input counts: `gp` takes it from the lengthscales of the study's Gaussian process, `sampled`
+    samples it with the weights, which chains mix over badly where observations are few."""
+
     prior: Literal["standard", "functional"] = "standard"
-    """`functional` takes the scales of the weights' prior from the study's Gaussian process."""
+    """`functional` chooses the prior of the weights so that the networks are distributed most nearly like the
+    study's Gaussian process; it sets the relevances, too."""
 
     n_chains: Annotated[int, Field(ge=2, le=64)] = 4
     """Independent chains, moved together."""
@@ -57,6 +62,51 @@ class HmcOptions(NetworkOptions):
 
     max_r_hat: Annotated[float, Field(gt=1.0, le=10.0)] = 1.05
     """Split R-hat of the function above which the chains count as disagreeing."""
+
+    n_members: Literal[32, 64, 128, 256, 512] = 128
+    """Draws that make up the posterior, evenly spaced among the kept ones."""
+
+
+class EnsembleOptions(NetworkOptions):
+    """Networks trained together, each towards a prior draw of its own."""
+
+    n_members: Literal[8, 16, 32, 64, 128] = 64
+    """Networks."""
+
+    max_steps: Annotated[int, Field(ge=10, le=100_000)] = 200
+    """Steps of Adam at most; how many is chosen by the likelihood of observations hidden from a quarter of the members."""
+
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.01
+    """Of Adam, in coordinates whose prior is standard normal."""
+
+
+class SgmcmcOptions(NetworkOptions):
+    """Stochastic-gradient Hamiltonian Monte Carlo over the networks."""
+
+    schedule: Literal["constant", "cyclical"] = "constant"
+    """`constant` samples with one step size after a burn-in; `cyclical` explores and samples in turns, which finds more
+    modes and gives narrower intervals."""
+
+    n_chains: Annotated[int, Field(ge=1, le=64)] = 8
+    """Independent chains, moved together."""
+
+    n_steps: Annotated[int, Field(ge=50, le=1_000_000)] = 3000
+    """Steps of each chain."""
+
+    n_cycles: Annotated[int, Field(ge=1, le=100)] = 4
+    """Cycles of the step size."""
+
+    exploration: Annotated[float, Field(ge=0, lt=1)] = 0.8
+    """Part of a cycle in which steps have no noise and nothing is kept."""
+
+    step: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Longest step, as a share of the longest stable one."""
+
+    friction: Annotated[float, Field(gt=0, le=100)] = 1.0
+    """How fast momentum is forgotten, per unit of time."""
+
+    batch_size: Annotated[int, Field(ge=1, le=100_000)] = 256
+    """Observations a step looks at."""
 
     n_members: Literal[32, 64, 128, 256, 512] = 128
     """Draws that make up the posterior, evenly spaced among the kept ones."""

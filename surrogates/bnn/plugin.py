@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from surrogates.bnn.options import HmcOptions
+from surrogates.bnn.options import EnsembleOptions, HmcOptions, SgmcmcOptions
 from surrogates.protocol import Abilities, BuildRequest, Plugin, Surrogate
 
 
@@ -12,10 +12,38 @@ def _hmc(request: BuildRequest) -> Surrogate:
     return HmcNetwork(request)
 
 
+def _ensemble(request: BuildRequest) -> Surrogate:
+    from surrogates.bnn.ensemble import AnchoredEnsemble  # noqa: PLC0415
+
+    return AnchoredEnsemble(request)
+
+
+def _sgmcmc(request: BuildRequest) -> Surrogate:
+    from surrogates.bnn.sgmcmc import SgmcmcNetwork  # noqa: PLC0415
+
+    return SgmcmcNetwork(request)
+
+
 hmc = Plugin(
     name="hmc",
     summary="Bayesian neural network, sampled by Hamiltonian Monte Carlo with its last layer in closed form.",
     options=HmcOptions,
     abilities=Abilities(queue="gpu", cost_class="expensive", max_sensible_observations=1000),
     build=_hmc,
+)
+
+ensemble = Plugin(
+    name="ensemble",
+    summary="Deep ensemble, each network anchored to its own prior draw and its own noisy copy of the data.",
+    options=EnsembleOptions,
+    abilities=Abilities(cost_class="cheap", max_sensible_observations=5000),
+    build=_ensemble,
+)
+
+sgmcmc = Plugin(
+    name="sgmcmc",
+    summary="Bayesian neural network by stochastic-gradient Hamiltonian Monte Carlo, for many observations.",
+    options=SgmcmcOptions,
+    abilities=Abilities(queue="gpu", cost_class="expensive"),
+    build=_sgmcmc,
 )

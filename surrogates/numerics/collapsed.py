@@ -135,19 +135,23 @@ class CollapsedPosterior:
         """(C,), s_o."""
         return self.priors.output(z[:, -2])
 
+    def feature_scale(self, z: Tensor) -> Tensor:
+        """(C,), s_o / sqrt(H), float64: what features are multiplied by in the design."""
+        return self.output_scale(z).double() / math.sqrt(self.network.width)
+
     def noise(self, z: Tensor) -> Tensor:
         """(C,), s_n^2."""
         return NOISE_FLOOR + self.priors.noise(z[:, -1])
 
     def design(self, z: Tensor, features: Tensor) -> Tensor:
         """Psi (C, n, H + 1), float64, from features (C, n, H)."""
-        scaled = features * (self.output_scale(z) / math.sqrt(self.network.width))[:, None, None]
-        return torch.cat([scaled, torch.full_like(scaled[..., :1], OUTPUT_BIAS)], dim=-1).double()
+        scaled = features.double() * self.feature_scale(z)[:, None, None]
+        return torch.cat([scaled, torch.full_like(scaled[..., :1], OUTPUT_BIAS)], dim=-1)
 
     def folded(self, z: Tensor, last_layer: Tensor) -> Tensor:
         """A last layer (C, H + 1) with its scales folded in: f = [phi, 1] @ folded, in z's dtype."""
-        scale = (self.output_scale(z).double() / math.sqrt(self.network.width))[:, None]
-        return torch.cat([last_layer[:, :-1] * scale, last_layer[:, -1:] * OUTPUT_BIAS], dim=-1).to(z.dtype)
+        scaled = last_layer[:, :-1] * self.feature_scale(z)[:, None]
+        return torch.cat([scaled, last_layer[:, -1:] * OUTPUT_BIAS], dim=-1).to(z.dtype)
 
     def __call__(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Log p(z | y) up to a constant (C,), float64, and its gradient (C, P), in z's dtype."""
@@ -156,9 +160,7 @@ class CollapsedPosterior:
         noise = self.noise(z).double()
         D = noise[:, None] + self.variances
         likelihood, by_psi, by_D = _gaussian(psi, self.y, D)
-        by_phi = (
-            by_psi[..., :-1] * (self.output_scale(z).double() / math.sqrt(self.network.width))[:, None, None]
-        )
+        by_phi = by_psi[..., :-1] * self.feature_scale(z)[:, None, None]
         by_weights, by_scales = pullback(by_phi.to(z.dtype))
         n_weights, n_relevances = self.network.n_weights, self.n_relevances
         gradient = -z
@@ -175,13 +177,16 @@ class CollapsedPosterior:
 
     def last_layer(self, z: Tensor) -> LastLayer:
         """Posterior of [w, c] given hidden weights and scales."""
+        return self.last_layer_given(z, self.noise(z).double()[:, None] + self.variances)
+
+    def last_layer_given(self, z: Tensor, D: Tensor) -> LastLayer:
+        """Posterior of [w, c] for noise variances D (n,) or (C, n)."""
         psi = self.design(z, self.network.features(z, self.scales(z), self.X))
-        weighted = psi / (self.noise(z).double()[:, None] + self.variances)[..., None]
+        weighted = psi / D[..., None]
         A = psi.transpose(-1, -2) @ weighted + torch.eye(psi.shape[-1], dtype=psi.dtype, device=psi.device)
         factor = torch.linalg.cholesky(A)
         mean = torch.cholesky_solve(weighted.transpose(-1, -2) @ self.y[:, None], factor)[..., 0]
-        upper = torch.linalg.inv(factor).transpose(-1, -2)
-        return LastLayer(mean, upper)
+        return LastLayer(mean, torch.linalg.inv(factor).transpose(-1, -2))
 
 
 def _cholesky(A: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import pytest
+import torch
 
 from surrogates.errors import FitRejected
 from surrogates.testing.contract import SurrogateContract
@@ -35,3 +36,36 @@ class TestHmc(SurrogateContract):
         assert figures["r_hat"] >= 0.9
         assert figures["effective_sample_size"] > 0
         assert 0 < figures["acceptance"] <= 1
+
+
+class TestEnsemble(SurrogateContract):
+    plugin = "ensemble"
+    options: ClassVar[dict[str, Any]] = {"width": 32, "n_members": 64, "max_steps": 40}
+
+    def test_members_disagree_more_away_from_the_data(self) -> None:
+        request = self.request()
+        model = self.fitted(request)
+        with torch.no_grad():
+            spread = model.posterior(request.train_X).variance.mean()
+            away = model.posterior(1.5 - request.train_X).variance.mean()
+        assert away > 2 * spread
+
+    def test_its_figures_say_how_long_it_trained(self) -> None:
+        assert 0 <= self.fitted(self.request()).figures()["n_steps"] <= 40
+
+
+class TestSgmcmc(SurrogateContract):
+    plugin = "sgmcmc"
+    options: ClassVar[dict[str, Any]] = {"width": 32, "depth": 1, "n_steps": 150, "n_members": 64}
+
+
+class TestCyclicalSgmcmc(SurrogateContract):
+    plugin = "sgmcmc"
+    options: ClassVar[dict[str, Any]] = {
+        "width": 32,
+        "depth": 1,
+        "n_steps": 200,
+        "n_members": 64,
+        "schedule": "cyclical",
+        "exploration": 0.5,
+    }

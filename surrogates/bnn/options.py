@@ -74,7 +74,7 @@ class EnsembleOptions(NetworkOptions):
     """Networks."""
 
     max_steps: Annotated[int, Field(ge=10, le=100_000)] = 200
-    """Steps of Adam at most; how many is chosen by the likelihood of observations hidden from a quarter of the members."""
+    """Steps of Adam at most; how many is chosen by the likelihood of observations hidden from some members."""
 
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.01
     """Of Adam, in coordinates whose prior is standard normal."""

@@ -2,8 +2,9 @@
 
 Chen et al. 2014, "Stochastic gradient Hamiltonian Monte Carlo", through the `posteriors` library. Of its integrators
 the splitting BAOA is taken (Leimkuhler and Matthews 2015): the Euler steps of its `sghmc` are unstable unless friction
-exceeds step times curvature, which here would leave no momentum to speak of. Cyclical step sizes after Zhang et al. 2020, "Cyclical stochastic gradient MCMC for Bayesian deep learning", eq. 1 and algorithm 1: each cycle
-first explores with long steps and without noise, then samples with short ones. Chains lie in one tensor.
+exceeds step times curvature, which here would leave no momentum to speak of. Cyclical step sizes after Zhang et al.
+2020, "Cyclical stochastic gradient MCMC for Bayesian deep learning", eq. 1 and algorithm 1: each cycle first explores
+with long steps and without noise, then samples with short ones. Chains lie in one tensor.
 
 Coordinates are whitened: hidden weights by their prior, last layers by their posterior given the hidden weights that
 the chains start from. Chains start from anchored networks trained on a part of the data. The longest step is a share
@@ -217,8 +218,8 @@ class SgmcmcNetwork(MemberModel):
         norm = torch.ones(len(start), 1, dtype=start.dtype, device=start.device)
         for _ in range(N_POWER):
             direction = direction / direction.norm(dim=1, keepdim=True)
-            _, slope = jvp(values, (start,), (direction,))
-            _, pullback = vjp(values, start)
+            slope = jvp(values, (start,), (direction,))[1]
+            pullback = vjp(values, start)[1]
             (direction,) = pullback(slope * weights)
             norm = direction.norm(dim=1, keepdim=True)
         # the prior's own curvature is 1

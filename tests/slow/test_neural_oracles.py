@@ -25,7 +25,9 @@ from surrogates.space import SearchSpace
 
 pytestmark = pytest.mark.slow
 
-NOISE = 0.01
+NOISE = 0.1
+"""At 0.01 and width 128 the finite network's mean lies half a standard deviation from the infinite one's, at width
+512 a sixth: it is the network that differs there, not the sampler."""
 
 
 def fixed(activation: str) -> Any:
@@ -92,7 +94,7 @@ def test_a_wide_network_sampled_has_the_posterior_of_the_infinite_one() -> None:
         priors,
         has_relevances=False,
     )
-    draws = functions(target, points, n_chains=8, n_warmup=80, n=250)
+    draws = functions(target, points, n_chains=8, n_warmup=60, n=150)
     assert split_r_hat(draws).max() < 1.03
     assert effective_sample_size(draws).min() > 500
 
@@ -226,8 +228,8 @@ def test_stochastic_gradients_agree_with_metropolis_corrected_chains(step: float
         y,
         **options,
         noise="strong",
-        n_chains=16,
-        n_steps=int(6000 / step),
+        n_chains=32,
+        n_steps=int(2500 / step),
         batch_size=30,
         step=step,
         n_members=512,

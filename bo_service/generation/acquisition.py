@@ -20,6 +20,7 @@ from botorch.acquisition.logei import (
     qLogProbabilityOfFeasibility,
 )
 from botorch.acquisition.monte_carlo import qUpperConfidenceBound
+from botorch.acquisition.multi_objective import logei as nehvi
 from botorch.acquisition.multi_objective.logei import (
     qLogExpectedHypervolumeImprovement,
     qLogNoisyExpectedHypervolumeImprovement,
@@ -27,9 +28,14 @@ from botorch.acquisition.multi_objective.logei import (
 from torch import Tensor
 
 from surrogates.encoding import Array, Encoding
+from surrogates.memberwise import MemberwiseLogNEHVI, MemberwiseLogNEI, member_sampler
 from surrogates.numerics.exact_gp import Posterior
 from surrogates.numerics.log_ei import log_ei, log_ei_with_gradient
 from surrogates.search import Effort, Scored, ValueAndGradient, ValueOf, maximise
+
+# BoTorch would compile a kernel in the middle of the first suggestion for several objectives: 40 s where there is a
+# compiler, and a worker killed meanwhile leaves a lock that all later ones wait for without end
+nehvi._load_attempted = True  # noqa: SLF001
 
 CLOSED_FORM: Final = "logei"
 FEASIBILITY: Final = "qlogpof"
@@ -42,6 +48,12 @@ MONTE_CARLO: Final[Mapping[str, type[AcquisitionFunction]]] = {
     "qucb": qUpperConfidenceBound,
     FEASIBILITY: qLogProbabilityOfFeasibility,
 }
+
+MEMBERWISE: Final[Mapping[str, type[AcquisitionFunction]]] = {
+    "qlognei": MemberwiseLogNEI,
+    "qlognehvi": MemberwiseLogNEHVI,
+}
+"""What takes their place where every outcome's posterior is a set of functions."""
 
 ACQUISITION_OPTIONS: Final[Mapping[str, Mapping[str, Any]]] = {"qucb": {"beta": 4.0}}
 
@@ -93,10 +105,12 @@ class SearchedAcquisition(Acquisition):
             self.acq_function_sequence = None
             return
         name = self.plan.acquisition
+        options, kind = dict(ACQUISITION_OPTIONS.get(name, {})), MONTE_CARLO[name]
+        sampler = member_sampler(self.surrogate.model, seed=int(self.plan.rng.integers(2**31)))
+        if sampler is not None and name in MEMBERWISE:
+            options, kind = options | {"sampler": sampler}, MEMBERWISE[name]
         # the choice is made where the study is known; Ax's default would override it
-        self.botorch_acqf_classes_with_options = [
-            (MONTE_CARLO[name], dict(ACQUISITION_OPTIONS.get(name, {})))
-        ]
+        self.botorch_acqf_classes_with_options = [(kind, options)]
         super()._instantiate_acquisition()
 
     def optimize(self, n: int, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor, Tensor]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from surrogates.compute import device_of
 from surrogates.gp.options import GpOptions
 from surrogates.protocol import Abilities, BuildRequest, Plugin, Surrogate
 
 
 def build(request: BuildRequest) -> Surrogate:
-    """An unfitted FastGP. Raises: NotEnoughData."""
+    """An unfitted FastGP, or a VariantGP where prior or warp are other than the recipe's. Raises: NotEnoughData."""
     from surrogates.gp.model import FastGP  # noqa: PLC0415  torch stays out of processes that only describe
+    from surrogates.gp.variants import VariantGP  # noqa: PLC0415
 
     assert isinstance(request.options, GpOptions)
+    if not request.options.is_recipe:
+        return VariantGP(request)
     return FastGP(
         request.train_X,
         request.train_Y,
@@ -18,6 +22,7 @@ def build(request: BuildRequest) -> Surrogate:
         groups=request.encoding.groups,
         options=request.options,
         warm=request.warm,
+        device=device_of(request.options, request.device),
     )
 
 

@@ -40,3 +40,23 @@ class GpOptions(ComputeOptions):
     def is_recipe(self) -> bool:
         """Whether this is the Gaussian process with the closed-form fit."""
         return self.prior == "default" and not self.warp
+
+
+class SvgpOptions(ComputeOptions):
+    """A sparse Gaussian process for thousands of observations; see docs/surrogates/svgp.md."""
+
+    n_inducing: Annotated[int, Field(ge=16, le=2000)] = 256
+    """Inducing points at most: the observations that tell most about all others. Time grows with the square."""
+
+    noise: Literal["auto", "low", "strong"] = "auto"
+    """Prior on the noise: `low` for nearly exact objectives, `strong` for noisy ones; `auto` is low unless
+    observations come with standard errors."""
+
+    output: Literal["yeo-johnson", "standardise"] = "yeo-johnson"
+    """How outputs become model units."""
+
+    exact_points: Annotated[int, Field(ge=50, le=50000)] = 10000
+    """Beyond so many observations, suggestions use a local subset, every fifth a global one."""
+
+    local_points: Annotated[int, Field(ge=20, le=20000)] = 5000
+    """Size of the local subset: the observations nearest to the incumbent."""

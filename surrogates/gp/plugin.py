@@ -1,9 +1,9 @@
-"""The `gp` plug-in: described here, built behind a heavy import."""
+"""The Gaussian process plug-ins: described here, built behind heavy imports."""
 
 from __future__ import annotations
 
 from surrogates.compute import device_of
-from surrogates.gp.options import GpOptions
+from surrogates.gp.options import GpOptions, SvgpOptions
 from surrogates.protocol import Abilities, BuildRequest, Plugin, Surrogate
 
 
@@ -34,4 +34,19 @@ plugin = Plugin(
         fantasies=True, cost_class="cheap", min_observations=1, max_sensible_observations=None
     ),
     build=build,
+)
+
+
+def _svgp(request: BuildRequest) -> Surrogate:
+    from surrogates.gp.svgp import SparseGP  # noqa: PLC0415  torch stays out of processes that only describe
+
+    return SparseGP(request)
+
+
+svgp = Plugin(
+    name="svgp",
+    summary="Variational Gaussian process with inducing points, for thousands of observations.",
+    options=SvgpOptions,
+    abilities=Abilities(cost_class="moderate", min_observations=1, max_sensible_observations=10000),
+    build=_svgp,
 )

@@ -58,7 +58,7 @@ def test_describing_every_surrogate_loads_no_model_library() -> None:
         "names = sorted(describe(p)['name'] for p in plugins().values()); "
         f"print(names, [m for m in {HEAVY!r} if m in sys.modules])"
     )
-    assert run(code) == "['gp', 'sobol'] []"
+    assert run(code) == "['gp', 'hmc', 'sobol', 'svgp'] []"
 
 
 def test_a_fleets_worker_knows_no_database() -> None:

@@ -329,6 +329,15 @@ def test_a_local_subset_is_as_large_as_the_options_say() -> None:
     assert ask(view).fit.diagnostics["n_used"] == 20
 
 
+def test_a_surrogate_for_many_observations_sees_them_all_unless_told_otherwise() -> None:
+    spec = make_spec(X4[:2], surrogate={"name": "svgp", "options": {"n_inducing": 16}})
+    view = replace(make_view(spec, sphere, 1010), data_version=1011)
+    assert ask(view).fit.diagnostics["n_used"] == 1010
+    fewer = make_spec(X4[:2], surrogate={"name": "svgp", "options": {"exact_points": 60, "local_points": 30}})
+    view = replace(make_view(fewer, sphere, 120), data_version=121)
+    assert ask(view).fit.diagnostics["n_used"] == 30
+
+
 def test_a_whole_grid_is_drawn_in_one_request() -> None:
     spec = make_spec([{"type": "int", "name": name, "low": 1, "high": 20} for name in "ab"])
     assert len(ask(make_view(spec, sphere, 0), count=300).candidates) == 300

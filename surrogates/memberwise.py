@@ -27,7 +27,7 @@ class MemberwiseLogNEI(qLogNoisyExpectedImprovement):
     """qLogNEI whose baseline is drawn once."""
 
     def _get_samples_and_objectives(self, X: Tensor) -> tuple[Tensor, Tensor]:
-        if self.baseline_samples is None:
+        if self.baseline_samples is None:  # type: ignore[has-type]
             with torch.no_grad():
                 self.baseline_samples, self.baseline_obj = self._drawn(self.X_baseline)
         return self._drawn(X)

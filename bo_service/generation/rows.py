@@ -18,21 +18,26 @@ GLOBAL_EVERY: Final = 5
 """Beyond that, one suggestion in five is made from a global sample, the others from the neighbourhood."""
 
 PRESELECTED: Final = 5000
-"""The neighbourhood is looked for among so many observations: half the best ones, half random."""
+"""The neighbourhood is looked for among so many observations, or twice its size: half the best, half random."""
 
 
-def rows_to_use(view: StudyView, encoding: Encoding, *, rng: np.random.Generator) -> list[Evaluated]:
+def rows_to_use(
+    view: StudyView,
+    encoding: Encoding,
+    *,
+    rng: np.random.Generator,
+    n_exact: int = EXACT,
+    n_local: int = LOCAL,
+) -> list[Evaluated]:
     """The observations for this data version, in trial-number order."""
     evaluated = view.evaluated
-    options = view.spec.surrogate.options
-    n_exact, n_local = int(options.get("exact_points", EXACT)), int(options.get("local_points", LOCAL))
     if len(evaluated) <= n_exact:
         return list(evaluated)
     merit = merits(view)
     if view.data_version % GLOBAL_EVERY == 0:
         chosen = _best_and_random(merit, n_exact, rng=rng)
     else:
-        near = _best_and_random(merit, PRESELECTED, rng=rng)
+        near = _best_and_random(merit, max(PRESELECTED, 2 * n_local), rng=rng)
         features = encoding.encode([evaluated[i].parameters for i in near])
         incumbent = features[int(np.argmax(merit[near]))]
         distance = ((features - incumbent) ** 2).sum(axis=1)

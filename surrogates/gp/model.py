@@ -21,8 +21,11 @@ from gpytorch.means import ConstantMean
 from numpy.typing import NDArray
 from torch import Tensor
 
+from surrogates.compute import dtype_of
 from surrogates.errors import FitDiverged, NotEnoughData
 from surrogates.gp.options import GpOptions
+from surrogates.gp.placed import Placed, chosen_precision
+from surrogates.gp.priors import noise_floor
 from surrogates.numerics.exact_gp import (
     LOW_NOISE,
     STRONG_NOISE,
@@ -45,10 +48,27 @@ REFIT_GROWTH: Final = 0.1
 REUSE_ABOVE: Final = 200
 
 
-class FastGP(SingleTaskGP):
+def noise_prior(wanted: str, *, has_variances: bool) -> NoisePrior:
+    """The prior that an option `noise` names."""
+    return STRONG_NOISE if wanted == "strong" or (wanted == "auto" and has_variances) else LOW_NOISE
+
+
+def fit_rows(y: Array, limit: int, rng: np.random.Generator) -> NDArray[np.intp]:
+    """The rows of y (n,) that hyperparameters are fitted on: all, or the best third of `limit` and random others."""
+    n = len(y)
+    if n <= limit:
+        return np.arange(n)
+    order = np.argsort(-y, kind="stable")
+    n_best = int(limit * BEST_SHARE)
+    others = rng.choice(order[n_best:], size=limit - n_best, replace=False)
+    return np.sort(np.concatenate([order[:n_best], others]))
+
+
+class FastGP(Placed, SingleTaskGP):
     """One outcome; train_X (n, d) features in [0, 1], train_Y (n, 1) model units, train_Yvar (n, 1) or None.
 
-    `groups` are the columns that share a lengthscale; `warm` is a `state()` of an earlier fit.
+    `groups` are the columns that share a lengthscale; `warm` is a `state()` of an earlier fit. The fit is NumPy's, in
+    double precision; GPyTorch's side, which Monte Carlo acquisitions ask, lies on `device` in the options' precision.
     """
 
     def __init__(
@@ -60,27 +80,31 @@ class FastGP(SingleTaskGP):
         groups: Groups | None = None,
         options: GpOptions | None = None,
         warm: Mapping[str, Tensor] | None = None,
+        device: torch.device | None = None,
     ) -> None:
         if len(train_X) == 0:
             raise NotEnoughData("a Gaussian process needs at least one observation")
         if not (torch.isfinite(train_X).all() and torch.isfinite(train_Y).all()):
             raise ValueError("train_X and train_Y must be finite")
         d = train_X.shape[-1]
+        place = torch.zeros((), device=device or train_X.device, dtype=dtype_of(options or GpOptions()))
+        placed_Yvar = None if train_Yvar is None else train_Yvar.to(place)
         likelihood = (
             GaussianLikelihood(noise_constraint=GreaterThan(MIN_INFERRED_NOISE_LEVEL / 1e4))
-            if train_Yvar is None
-            else FixedNoiseGaussianLikelihood(noise=train_Yvar.squeeze(-1).clamp_min(1e-10))
+            if placed_Yvar is None
+            else FixedNoiseGaussianLikelihood(noise=placed_Yvar.squeeze(-1).clamp_min(1e-10))
         )
-        super().__init__(
-            train_X=train_X,
-            train_Y=train_Y,
-            train_Yvar=train_Yvar,
-            likelihood=likelihood,
-            covar_module=MaternKernel(nu=2.5, ard_num_dims=d, lengthscale_constraint=Positive()),
-            mean_module=ConstantMean(),
-            outcome_transform=None,
-            input_transform=None,
-        )
+        with chosen_precision():
+            super().__init__(
+                train_X=train_X.to(place),
+                train_Y=train_Y.to(place),
+                train_Yvar=placed_Yvar,
+                likelihood=likelihood,
+                covar_module=MaternKernel(nu=2.5, ard_num_dims=d, lengthscale_constraint=Positive()),
+                mean_module=ConstantMean(),
+                outcome_transform=None,
+                input_transform=None,
+            )
         self.groups: Groups = groups or tuple((column,) for column in range(d))
         self.options = options or GpOptions()
         self.rungs: list[str] = []
@@ -150,19 +174,10 @@ class FastGP(SingleTaskGP):
     @property
     def prior(self) -> NoisePrior:
         """The noise prior the options ask for."""
-        if self.options.noise == "strong" or (self.options.noise == "auto" and self._has_variances):
-            return STRONG_NOISE
-        return LOW_NOISE
+        return noise_prior(self.options.noise, has_variances=self._has_variances)
 
     def _fit_rows(self, rng: np.random.Generator) -> NDArray[np.intp]:
-        limit = self.options.fit_points
-        n = len(self._y)
-        if n <= limit:
-            return np.arange(n)
-        order = np.argsort(-self._y, kind="stable")
-        n_best = int(limit * BEST_SHARE)
-        others = rng.choice(order[n_best:], size=limit - n_best, replace=False)
-        return np.sort(np.concatenate([order[:n_best], others]))
+        return fit_rows(self._y, self.options.fit_points, rng)
 
     def _likelihood(self, rng: np.random.Generator) -> Likelihood:
         rows = self._fit_rows(rng)
@@ -183,6 +198,8 @@ class FastGP(SingleTaskGP):
         self.covar_module.lengthscale = torch.as_tensor(self._core.lengthscales, **to)[None, :]
         self.mean_module.constant = torch.as_tensor(self._core.mean, **to)
         noise = self._core.noise
+        if to["dtype"] == torch.float32:
+            noise = max(noise, noise_floor(self.train_inputs[0]))
         if self._has_variances:
             self.likelihood.noise = torch.as_tensor(self._variances + noise, **to)
         else:

@@ -329,6 +329,37 @@ def test_a_local_subset_is_as_large_as_the_options_say() -> None:
     assert ask(view).fit.diagnostics["n_used"] == 20
 
 
+@pytest.mark.parametrize(
+    "surrogate",
+    [
+        {"name": "gp", "options": {"prior": "paper"}},
+        {"name": "gp", "options": {"prior": "saas", "dtype": "float32"}},
+        {"name": "gp", "options": {"warp": True}},
+        {"name": "gp", "options": {"dtype": "float32"}},
+        {"name": "svgp", "options": {}},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("n_pending", [0, 1])
+def test_every_gaussian_process_proposes_without_help(surrogate: dict[str, Any], n_pending: int) -> None:
+    view = make_view(make_spec(X4[:2], surrogate=surrogate), sphere, 12, n_pending=n_pending)
+    first = ask(view)
+    again = ask(view, warm=first.fit.state)
+    for found in (first, again):
+        assert found.candidates[0].generator.startswith(surrogate["name"] + ":")
+        assert found.candidates[0].predictions["loss"].sem is not None
+        assert found.fit.diagnostics["rungs"] == []
+
+
+def test_a_surrogate_for_many_observations_sees_them_all_unless_told_otherwise() -> None:
+    spec = make_spec(X4[:2], surrogate={"name": "svgp", "options": {"n_inducing": 16}})
+    view = replace(make_view(spec, sphere, 1010), data_version=1011)
+    assert ask(view).fit.diagnostics["n_used"] == 1010
+    fewer = make_spec(X4[:2], surrogate={"name": "svgp", "options": {"exact_points": 60, "local_points": 30}})
+    view = replace(make_view(fewer, sphere, 120), data_version=121)
+    assert ask(view).fit.diagnostics["n_used"] == 30
+
+
 def test_a_whole_grid_is_drawn_in_one_request() -> None:
     spec = make_spec([{"type": "int", "name": name, "low": 1, "high": 20} for name in "ab"])
     assert len(ask(make_view(spec, sphere, 0), count=300).candidates) == 300

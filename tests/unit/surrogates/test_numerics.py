@@ -10,13 +10,20 @@ from botorch.acquisition.analytic import _log_ei_helper
 from gpytorch.likelihoods import GaussianLikelihood
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import multivariate_t
 
 from surrogates.errors import FitDiverged
 from surrogates.numerics.exact_gp import (
     LENGTHSCALE_SD,
     LOW_NOISE,
+    SHARED_DEGREES,
+    SHARED_SD,
+    SHARED_SHIFT_SD,
     Hyperparameters,
     Likelihood,
+    SharedPrior,
+    _FewGroups,
+    _ManyGroups,
     condition,
     fit_map,
     lengthscale_prior_mean,
@@ -46,6 +53,65 @@ def test_the_gradient_of_the_likelihood_agrees_with_finite_differences(data) -> 
     value, gradient = likelihood(theta)
     assert np.isfinite(value)
     assert gradient == pytest.approx(numerical_gradient(lambda t: likelihood(t)[0], theta), rel=1e-5)
+
+
+@pytest.fixture
+def wide_data() -> tuple[np.ndarray, np.ndarray]:
+    """Forty inputs, of which three matter."""
+    rng = np.random.default_rng(3)
+    X = rng.random((60, 40))
+    y = np.sin(3 * X[:, 4]) + X[:, 20] - X[:, 33] ** 2
+    return X, (y - y.mean()) / y.std()
+
+
+def test_the_gradient_for_many_groups_agrees_with_finite_differences(wide_data) -> None:
+    X, y = wide_data
+    groups = ((0, 1, 2), (3,), *((i,) for i in range(4, 40)))
+    likelihood = Likelihood(X, y, np.full(60, 0.01), groups, LOW_NOISE)
+    theta = np.r_[np.random.default_rng(0).normal(1.0, 0.5, len(groups)), -4.0]
+    _, gradient = likelihood(theta)
+    assert gradient == pytest.approx(
+        numerical_gradient(lambda t: likelihood(t)[0], theta), rel=1e-4, abs=1e-5
+    )
+
+
+def test_distances_by_products_of_matrices_are_the_distances_by_pair(wide_data) -> None:
+    X, _ = wide_data
+    groups = ((0, 1, 2), *((i,) for i in range(3, 40)))
+    few, many = _FewGroups(X, groups), _ManyGroups(X, groups)
+    inverse_square = np.random.default_rng(1).uniform(0.1, 4.0, len(groups))
+    assert many.distance(inverse_square) == pytest.approx(few.distance(inverse_square), abs=1e-7)
+    weights = np.random.default_rng(2).normal(size=(60, 60))
+    weights += weights.T
+    assert many.gradient(inverse_square, weights) == pytest.approx(few.gradient(inverse_square, weights))
+
+
+def test_the_shared_prior_is_a_multivariate_t() -> None:
+    prior = SharedPrior(15)
+    scale = SHARED_SD**2 * np.eye(15) + SHARED_SHIFT_SD**2
+    law = multivariate_t(np.full(15, lengthscale_prior_mean(15)), scale, df=SHARED_DEGREES * 15)
+    left, right = np.random.default_rng(0).normal(size=(2, 15))
+    assert 0.5 * (prior(left)[0] - prior(right)[0]) == pytest.approx(law.logpdf(right) - law.logpdf(left))
+    expected = numerical_gradient(lambda t: 0.5 * prior(t)[0], left)
+    assert prior(left)[1] == pytest.approx(expected, rel=1e-5)
+
+
+def test_few_groups_keep_independent_priors_and_one_start() -> None:
+    X = np.random.default_rng(0).random((12, 11))
+    y = X[:, 0] - 0.5
+    assert not Likelihood(X, y, np.zeros(12), tuple((i,) for i in range(10)), LOW_NOISE).has_many
+    assert Likelihood(X, y, np.zeros(12), tuple((i,) for i in range(11)), LOW_NOISE).has_many
+
+
+@pytest.mark.parametrize("start_at", [-0.3, -2.0])
+def test_in_many_dimensions_it_learns_from_wherever_it_starts(wide_data, start_at: float) -> None:
+    """Short lengthscales are a resting point where nothing is learned; an earlier fit may have ended there."""
+    X, y = wide_data
+    groups = tuple((i,) for i in range(40))
+    likelihood = Likelihood(X[:50], y[:50], np.zeros(50), groups, LOW_NOISE)
+    found = fit_map(likelihood, Hyperparameters(np.full(40, start_at), -7.0))
+    mean, _ = condition(X[:50], y[:50], found, groups).predict(X[50:])
+    assert np.mean((mean - y[50:]) ** 2) < 0.1
 
 
 def test_the_posterior_agrees_with_gpytorch(data) -> None:

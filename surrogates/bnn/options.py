@@ -12,7 +12,18 @@ Activation = Literal["tanh", "erf", "relu"]
 NoiseLevel = Literal["auto", "low", "strong"]
 
 
-class NetworkOptions(ComputeOptions):
+class NeuralOptions(ComputeOptions):
+    """What all neural plug-ins have."""
+
+    noise: NoiseLevel = "auto"
+    """Prior on the noise: `low` for nearly exact objectives, `strong` for noisy ones; `auto` is low unless
+    observations come with standard errors."""
+
+    output: Literal["yeo-johnson", "standardise"] = "yeo-johnson"
+    """How outputs become model units."""
+
+
+class NetworkOptions(NeuralOptions):
     """Shape of a fully connected network."""
 
     dtype: Literal["float32", "float64"] = "float32"
@@ -27,15 +38,8 @@ class NetworkOptions(ComputeOptions):
     activation: Activation = "tanh"
     """`tanh` and `erf` draw smooth functions, `relu` jagged ones."""
 
-    noise: NoiseLevel = "auto"
-    """Prior on the noise: `low` for nearly exact objectives, `strong` for noisy ones; `auto` is low unless
-    observations come with standard errors."""
-
     ard: bool = False
     """Whether every input has a relevance of its own: finds inputs without effect, and is harder to fit."""
-
-    output: Literal["yeo-johnson", "standardise"] = "yeo-johnson"
-    """How outputs become model units."""
 
 
 class HmcOptions(NetworkOptions):
@@ -60,3 +64,19 @@ class HmcOptions(NetworkOptions):
 
     n_members: Literal[32, 64, 128, 256, 512] = 128
     """Draws that make up the posterior, evenly spaced among the kept ones."""
+
+
+class NngpOptions(NeuralOptions):
+    """An infinitely wide network; its covariance is computed in `dtype`."""
+
+    depth: Annotated[int, Field(ge=1, le=8)] = 3
+    """Hidden layers."""
+
+    activation: Activation = "erf"
+    """`erf` and `tanh` (computed as an erf of nearly its shape) draw smooth functions, `relu` jagged ones."""
+
+    ard: bool = True
+    """Whether every input has a relevance of its own; the more inputs, the closer its prior holds them together."""
+
+    fit_points: Annotated[int, Field(ge=20, le=2000)] = 200
+    """Hyperparameters are fitted on at most so many observations: a third best ones, two thirds random."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from surrogates.bnn.options import HmcOptions
+from surrogates.bnn.options import HmcOptions, NngpOptions
 from surrogates.protocol import Abilities, BuildRequest, Plugin, Surrogate
 
 
@@ -12,10 +12,24 @@ def _hmc(request: BuildRequest) -> Surrogate:
     return HmcNetwork(request)
 
 
+def _nngp(request: BuildRequest) -> Surrogate:
+    from surrogates.bnn.nngp import InfiniteNetwork  # noqa: PLC0415  torch stays out of processes that only describe
+
+    return InfiniteNetwork(request)
+
+
 hmc = Plugin(
     name="hmc",
     summary="Bayesian neural network, sampled by Hamiltonian Monte Carlo with its last layer in closed form.",
     options=HmcOptions,
     abilities=Abilities(queue="gpu", cost_class="expensive", max_sensible_observations=1000),
     build=_hmc,
+)
+
+nngp = Plugin(
+    name="nngp",
+    summary="Infinitely wide Bayesian neural network: a Gaussian process with the covariance of a deep network.",
+    options=NngpOptions,
+    abilities=Abilities(fantasies=True, cost_class="cheap", max_sensible_observations=2000),
+    build=_nngp,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from surrogates.bnn.options import NetworkOptions
+from surrogates.bnn.options import NetworkOptions, NeuralOptions
 from surrogates.numerics.collapsed import LogNormal, ScalePriors, default_scale_priors
 from surrogates.protocol import BuildRequest
 
@@ -14,7 +14,7 @@ STRONG_NOISE: Final = LogNormal(-4.0, 1.0)
 
 def noise_prior(request: BuildRequest) -> LogNormal:
     """Prior of the noise variance that the options ask for."""
-    assert isinstance(request.options, NetworkOptions)
+    assert isinstance(request.options, NeuralOptions)
     level = request.options.noise
     is_strong = level == "strong" or (level == "auto" and request.train_Yvar is not None)
     return STRONG_NOISE if is_strong else LOW_NOISE

@@ -18,7 +18,6 @@ from gpytorch.constraints import GreaterThan, Positive
 from gpytorch.kernels import MaternKernel
 from gpytorch.likelihoods import FixedNoiseGaussianLikelihood, GaussianLikelihood
 from gpytorch.means import ConstantMean
-from numpy.typing import NDArray
 from torch import Tensor
 
 from surrogates.errors import FitDiverged, NotEnoughData
@@ -35,9 +34,7 @@ from surrogates.numerics.exact_gp import (
     condition,
     fit_map,
 )
-
-BEST_SHARE: Final = 1 / 3
-"""Part of the fitting subset taken from the best observations; the rest is random."""
+from surrogates.numerics.fit_rows import fit_rows
 
 REFIT_GROWTH: Final = 0.1
 """Above 200 observations, a warm start is taken as it is until there are this much more."""
@@ -140,7 +137,7 @@ class FastGP(SingleTaskGP):
 
     def _isotropic(self, rng: np.random.Generator) -> Hyperparameters:
         """The simpler model: one lengthscale for all columns."""
-        rows = self._fit_rows(rng)
+        rows = fit_rows(self._y, self.options.fit_points, rng)
         everything = (tuple(range(self._X.shape[1])),)
         likelihood = Likelihood(self._X[rows], self._y[rows], self._variances[rows], everything, STRONG_NOISE)
         found = fit_map(likelihood, Hyperparameters.at_prior(1, STRONG_NOISE), jitter=1e-4)
@@ -154,18 +151,8 @@ class FastGP(SingleTaskGP):
             return STRONG_NOISE
         return LOW_NOISE
 
-    def _fit_rows(self, rng: np.random.Generator) -> NDArray[np.intp]:
-        limit = self.options.fit_points
-        n = len(self._y)
-        if n <= limit:
-            return np.arange(n)
-        order = np.argsort(-self._y, kind="stable")
-        n_best = int(limit * BEST_SHARE)
-        others = rng.choice(order[n_best:], size=limit - n_best, replace=False)
-        return np.sort(np.concatenate([order[:n_best], others]))
-
     def _likelihood(self, rng: np.random.Generator) -> Likelihood:
-        rows = self._fit_rows(rng)
+        rows = fit_rows(self._y, self.options.fit_points, rng)
         return Likelihood(self._X[rows], self._y[rows], self._variances[rows], self.groups, self.prior)
 
     def _warm_start(self) -> Hyperparameters | None:

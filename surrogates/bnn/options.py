@@ -80,3 +80,13 @@ class NngpOptions(NeuralOptions):
 
     fit_points: Annotated[int, Field(ge=20, le=2000)] = 200
     """Hyperparameters are fitted on at most so many observations: a third best ones, two thirds random."""
+
+
+class StudentTOptions(NngpOptions):
+    """A Student-t process; `depth`, `activation` and `ard` are of the network."""
+
+    kernel: Literal["nngp", "gp"] = "nngp"
+    """Covariance: that of an infinitely wide network, or the Gaussian process's Matern-5/2."""
+
+    alpha: Annotated[float, Field(gt=0.5, le=1e6)] = 3.0
+    """Shape of the scale's inverse gamma prior (its rate is the same): small is heavy-tailed, large Gaussian."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from surrogates.bnn.options import HmcOptions, NngpOptions
+from surrogates.bnn.options import HmcOptions, NngpOptions, StudentTOptions
 from surrogates.protocol import Abilities, BuildRequest, Plugin, Surrogate
 
 
@@ -16,6 +16,12 @@ def _nngp(request: BuildRequest) -> Surrogate:
     from surrogates.bnn.nngp import InfiniteNetwork  # noqa: PLC0415  torch stays out of processes that only describe
 
     return InfiniteNetwork(request)
+
+
+def _student_t(request: BuildRequest) -> Surrogate:
+    from surrogates.bnn.student_t import StudentTProcess  # noqa: PLC0415  torch stays out, as above
+
+    return StudentTProcess(request)
 
 
 hmc = Plugin(
@@ -32,4 +38,12 @@ nngp = Plugin(
     options=NngpOptions,
     abilities=Abilities(fantasies=True, cost_class="cheap", max_sensible_observations=2000),
     build=_nngp,
+)
+
+student_t = Plugin(
+    name="student-t",
+    summary="Student-t process: a Gaussian process with its output scale integrated out, wider from few data.",
+    options=StudentTOptions,
+    abilities=Abilities(cost_class="cheap", max_sensible_observations=2000),
+    build=_student_t,
 )

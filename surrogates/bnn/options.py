@@ -90,3 +90,23 @@ class StudentTOptions(NngpOptions):
 
     alpha: Annotated[float, Field(gt=0.5, le=1e6)] = 3.0
     """Shape of the scale's inverse gamma prior (its rate is the same): small is heavy-tailed, large Gaussian."""
+
+
+class LaplaceOptions(NetworkOptions):
+    """A trained network with the uncertainty of its linearisation."""
+
+    dtype: Literal["float32", "float64"] = "float64"
+
+    depth: Annotated[int, Field(ge=1, le=8)] = 1
+
+    n_restarts: Annotated[int, Field(ge=1, le=64)] = 8
+    """Networks trained side by side from different starts; the one of the highest evidence is kept."""
+
+    n_rounds: Annotated[int, Field(ge=1, le=200)] = 30
+    """How often weights and scales take turns, at most."""
+
+    n_steps: Annotated[int, Field(ge=1, le=1000)] = 5
+    """Gauss-Newton steps of the weights in a round."""
+
+    fit_points: Annotated[int, Field(ge=20, le=2000)] = 200
+    """Restarts and scales are fitted on at most so many observations; the chosen network then on all."""

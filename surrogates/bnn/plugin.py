@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from surrogates.bnn.options import HmcOptions, NngpOptions, StudentTOptions
+from surrogates.bnn.options import HmcOptions, LaplaceOptions, NngpOptions, StudentTOptions
 from surrogates.protocol import Abilities, BuildRequest, Plugin, Surrogate
 
 
@@ -22,6 +22,12 @@ def _student_t(request: BuildRequest) -> Surrogate:
     from surrogates.bnn.student_t import StudentTProcess  # noqa: PLC0415  torch stays out, as above
 
     return StudentTProcess(request)
+
+
+def _laplace(request: BuildRequest) -> Surrogate:
+    from surrogates.bnn.laplace import LaplaceNetwork  # noqa: PLC0415  torch stays out, as above
+
+    return LaplaceNetwork(request)
 
 
 hmc = Plugin(
@@ -46,4 +52,12 @@ student_t = Plugin(
     options=StudentTOptions,
     abilities=Abilities(cost_class="cheap", max_sensible_observations=2000),
     build=_student_t,
+)
+
+laplace = Plugin(
+    name="laplace",
+    summary="Trained neural network with the exact uncertainty of its linearisation (Laplace approximation).",
+    options=LaplaceOptions,
+    abilities=Abilities(queue="gpu", cost_class="moderate", max_sensible_observations=1000),
+    build=_laplace,
 )

@@ -71,14 +71,18 @@ class Conditioned:
         return self.residual + self.constant[..., None] - self.alpha / diagonal, 1.0 / diagonal
 
 
-def conditioned(K: Tensor, D: Tensor, y: Tensor) -> Conditioned:
-    """Given y (n,) with noise variances D, with more jitter where the sum needs it. Raises: FitDiverged."""
+def positive_factor(K: Tensor, D: Tensor) -> Tensor:
+    """Lower Cholesky factor of K + diag D, with more jitter where it needs some. Raises: FitDiverged."""
     for jitter in JITTERS:
         factor, info = torch.linalg.cholesky_ex(K + torch.diag_embed(D + jitter))
         if not bool(info.any()) and bool(torch.isfinite(factor).all()):
-            break
-    else:
-        raise FitDiverged("the covariance of the data is not positive definite")
+            return factor
+    raise FitDiverged("the covariance of the data is not positive definite")
+
+
+def conditioned(K: Tensor, D: Tensor, y: Tensor) -> Conditioned:
+    """Given y (n,) with noise variances D. Raises: FitDiverged."""
+    factor = positive_factor(K, D)
     identity = torch.eye(K.shape[-1], dtype=K.dtype, device=K.device).expand_as(factor)
     inverse_factor = torch.linalg.solve_triangular(factor, identity, upper=False)
     ones = inverse_factor.sum(-1)

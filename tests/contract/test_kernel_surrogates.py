@@ -105,3 +105,13 @@ class TestStudentT(SurrogateContract):
 class TestStudentTOverTheMatern(SurrogateContract):
     plugin = "student-t"
     options: ClassVar[dict[str, Any]] = {"kernel": "gp", "alpha": 1.0}
+
+
+class TestLaplace(SurrogateContract):
+    plugin = "laplace"
+    options: ClassVar[dict[str, Any]] = {"width": 16, "n_restarts": 2, "n_rounds": 6}
+
+    def test_its_figures_tell_the_evidence_of_every_restart(self) -> None:
+        figures = self.fitted(self.request()).figures()
+        assert len(figures["log_evidences"]) == 2
+        assert figures["log_evidence"] == max(figures["log_evidences"])

@@ -3,7 +3,8 @@
 The predictive distribution is the latent posterior widened by the model's noise variance, which counts as at least
 1e-6 (model units). A Gaussian posterior gives one normal a point. Members (`values` of BoTorch's EnsemblePosterior,
 with its weights) give a mixture: a normal around each, with the noise variance. Gaussians with a dimension of members
-(GaussianMixturePosterior) give a mixture of them. Where a posterior can only be sampled, 256 draws are the members.
+(GaussianMixturePosterior) give a mixture of them, and so does what tells its `components()` (`surrogates.mixtures`).
+Where a posterior can only be sampled, 256 draws are the members.
 """
 
 from __future__ import annotations
@@ -93,6 +94,9 @@ def predictive(posterior: Any, noise_variance: float, *, seed: int = 0) -> Norma
         means = _members(posterior.values)
         variances = np.zeros_like(means)
         weights = posterior.weights.detach().cpu().double().numpy()
+    elif hasattr(posterior, "components"):
+        # equally likely normals: quantiles of a hidden scale, or models
+        means, variances = (_members(each) for each in posterior.components())
     elif hasattr(posterior, "mixture_mean"):
         # BoTorch has the dimension of members before that of the points
         means, variances = _members(posterior.mean), _members(posterior.variance)

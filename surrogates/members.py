@@ -94,8 +94,8 @@ def checked(request: BuildRequest) -> None:
             raise ValueError(f"{name} must be finite")
 
 
-class MemberModel(Model, ABC):
-    """One outcome modelled by S functions of features in [0, 1].
+class OutcomeModel(Model, ABC):
+    """One outcome modelled as a function of features in [0, 1].
 
     Attributes: X (n, d) in [-1, 1], in the model's precision and on its device; y (n,) and variances (n,) of the
     observations in float64, model units.
@@ -132,10 +132,6 @@ class MemberModel(Model, ABC):
         return centred(X).to(self.X)
 
     @abstractmethod
-    def members(self, X: Tensor) -> Tensor:
-        """Network inputs (n, d) -> (S, n), model units."""
-
-    @abstractmethod
     def fit(self, generator: torch.Generator) -> None: ...
 
     @abstractmethod
@@ -147,6 +143,22 @@ class MemberModel(Model, ABC):
     @abstractmethod
     def noise_variance(self) -> Tensor: ...
 
+    def rows(self, X: Tensor) -> Tensor:
+        """Points (..., q, d) as rows of network inputs, where and as precisely as the model computes."""
+        return self.inputs(X).reshape(-1, X.shape[-1])
+
+    def figures(self) -> dict[str, Any]:
+        """What the fit says about itself, as JSON."""
+        return {}
+
+
+class MemberModel(OutcomeModel):
+    """One outcome modelled by S functions."""
+
+    @abstractmethod
+    def members(self, X: Tensor) -> Tensor:
+        """Network inputs (n, d) -> (S, n), model units."""
+
     def posterior(
         self,
         X: Tensor,
@@ -155,21 +167,21 @@ class MemberModel(Model, ABC):
         posterior_transform: PosteriorTransform | None = None,
     ) -> MemberPosterior:
         """Members at X (..., q, d), on X's device: (..., S, q, 1). Raises: UnsupportedError for observation noise."""
-        if isinstance(observation_noise, Tensor) or observation_noise:
-            raise UnsupportedError("members are functions; noise_variance() tells the noise apart")
-        if output_indices not in (None, [0]):
-            raise UnsupportedError("there is one output")
-        rows = self.inputs(X).reshape(-1, X.shape[-1])
-        values = self.members(rows).to(X)
+        refuse_noise(observation_noise, output_indices)
+        values = self.members(self.rows(X)).to(X)
         values = values.reshape(len(values), *X.shape[:-1]).movedim(0, -2)[..., None]
         if posterior_transform is not None:
             transformed = posterior_transform.evaluate(values)
             values = transformed[..., None] if transformed.ndim < values.ndim else transformed
         return MemberPosterior(values)
 
-    def figures(self) -> dict[str, Any]:
-        """What the fit says about itself, as JSON."""
-        return {}
+
+def refuse_noise(observation_noise: bool | Tensor, output_indices: list[int] | None) -> None:  # noqa: FBT001
+    """Raises: UnsupportedError for what a latent posterior of one output has not."""
+    if isinstance(observation_noise, Tensor) or observation_noise:
+        raise UnsupportedError("the posterior is latent; noise_variance() tells the noise apart")
+    if output_indices not in (None, [0]):
+        raise UnsupportedError("there is one output")
 
 
 def centred(X: Tensor) -> Tensor:

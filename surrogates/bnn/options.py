@@ -12,7 +12,18 @@ Activation = Literal["tanh", "erf", "relu"]
 NoiseLevel = Literal["auto", "low", "strong"]
 
 
-class NetworkOptions(ComputeOptions):
+class NeuralOptions(ComputeOptions):
+    """What all neural plug-ins have."""
+
+    noise: NoiseLevel = "auto"
+    """Prior on the noise: `low` for nearly exact objectives, `strong` for noisy ones; `auto` is low unless
+    observations come with standard errors."""
+
+    output: Literal["yeo-johnson", "standardise"] = "yeo-johnson"
+    """How outputs become model units."""
+
+
+class NetworkOptions(NeuralOptions):
     """Shape of a fully connected network."""
 
     dtype: Literal["float32", "float64"] = "float32"
@@ -27,18 +38,15 @@ class NetworkOptions(ComputeOptions):
     activation: Activation = "tanh"
     """`tanh` and `erf` draw smooth functions, `relu` jagged ones."""
 
-    noise: NoiseLevel = "auto"
-    """Prior on the noise: `low` for nearly exact objectives, `strong` for noisy ones; `auto` is low unless
-    observations come with standard errors."""
+
+class RelevanceOptions(NetworkOptions):
+    """A network whose inputs need not count alike."""
 
     relevance: Literal["gp", "equal"] = "gp"
     """How much each input counts: `gp` takes it from the lengthscales of the study's Gaussian process."""
 
-    output: Literal["yeo-johnson", "standardise"] = "yeo-johnson"
-    """How outputs become model units."""
 
-
-class HmcOptions(NetworkOptions):
+class HmcOptions(RelevanceOptions):
     """Hamiltonian Monte Carlo over the networks."""
 
     width: Annotated[int, Field(ge=2, le=4096)] = 128
@@ -67,7 +75,7 @@ class HmcOptions(NetworkOptions):
     """Draws that make up the posterior, evenly spaced among the kept ones."""
 
 
-class EnsembleOptions(NetworkOptions):
+class EnsembleOptions(RelevanceOptions):
     """Networks trained together, each towards a prior draw of its own."""
 
     n_members: Literal[8, 16, 32, 64, 128] = 64
@@ -80,7 +88,7 @@ class EnsembleOptions(NetworkOptions):
     """Of Adam, in coordinates whose prior is standard normal."""
 
 
-class SgmcmcOptions(NetworkOptions):
+class SgmcmcOptions(RelevanceOptions):
     """Stochastic-gradient Hamiltonian Monte Carlo over the networks."""
 
     schedule: Literal["constant", "cyclical"] = "constant"
@@ -110,3 +118,52 @@ class SgmcmcOptions(NetworkOptions):
 
     n_members: Literal[32, 64, 128, 256, 512] = 128
     """Draws that make up the posterior, evenly spaced among the kept ones."""
+
+
+class NngpOptions(NeuralOptions):
+    """An infinitely wide network; its covariance is computed in `dtype`."""
+
+    depth: Annotated[int, Field(ge=1, le=8)] = 3
+    """Hidden layers."""
+
+    activation: Activation = "erf"
+    """`erf` and `tanh` (computed as an erf of nearly its shape) draw smooth functions, `relu` jagged ones."""
+
+    ard: bool = True
+    """Whether every input has a relevance of its own; the more inputs, the closer its prior holds them together."""
+
+    fit_points: Annotated[int, Field(ge=20, le=2000)] = 200
+    """Hyperparameters are fitted on at most so many observations: a third best ones, two thirds random."""
+
+
+class StudentTOptions(NngpOptions):
+    """A Student-t process; `depth`, `activation` and `ard` are of the network."""
+
+    kernel: Literal["nngp", "gp"] = "nngp"
+    """Covariance: that of an infinitely wide network, or the Gaussian process's Matern-5/2."""
+
+    alpha: Annotated[float, Field(gt=0.5, le=1e6)] = 3.0
+    """Shape of the scale's inverse gamma prior (its rate is the same): small is heavy-tailed, large Gaussian."""
+
+
+class LaplaceOptions(NetworkOptions):
+    """A trained network with the uncertainty of its linearisation."""
+
+    ard: bool = False
+    """Whether every input has a relevance of its own, chosen with the other scales."""
+
+    dtype: Literal["float32", "float64"] = "float64"
+
+    depth: Annotated[int, Field(ge=1, le=8)] = 1
+
+    n_restarts: Annotated[int, Field(ge=1, le=64)] = 8
+    """Networks trained side by side from different starts; the one of the highest evidence is kept."""
+
+    n_rounds: Annotated[int, Field(ge=1, le=200)] = 30
+    """How often weights and scales take turns, at most."""
+
+    n_steps: Annotated[int, Field(ge=1, le=1000)] = 5
+    """Gauss-Newton steps of the weights in a round."""
+
+    fit_points: Annotated[int, Field(ge=20, le=2000)] = 200
+    """Restarts and scales are fitted on at most so many observations; the chosen network then on all."""

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from surrogates.bnn.options import EnsembleOptions, HmcOptions, SgmcmcOptions
+from surrogates.bnn.options import (
+    EnsembleOptions,
+    HmcOptions,
+    LaplaceOptions,
+    NngpOptions,
+    SgmcmcOptions,
+    StudentTOptions,
+)
 from surrogates.protocol import Abilities, BuildRequest, Plugin, Surrogate
 
 
@@ -22,6 +29,24 @@ def _sgmcmc(request: BuildRequest) -> Surrogate:
     from surrogates.bnn.sgmcmc import SgmcmcNetwork  # noqa: PLC0415
 
     return SgmcmcNetwork(request)
+
+
+def _nngp(request: BuildRequest) -> Surrogate:
+    from surrogates.bnn.nngp import InfiniteNetwork  # noqa: PLC0415  torch stays out of processes that only describe
+
+    return InfiniteNetwork(request)
+
+
+def _student_t(request: BuildRequest) -> Surrogate:
+    from surrogates.bnn.student_t import StudentTProcess  # noqa: PLC0415  torch stays out, as above
+
+    return StudentTProcess(request)
+
+
+def _laplace(request: BuildRequest) -> Surrogate:
+    from surrogates.bnn.laplace import LaplaceNetwork  # noqa: PLC0415  torch stays out, as above
+
+    return LaplaceNetwork(request)
 
 
 hmc = Plugin(
@@ -46,4 +71,28 @@ sgmcmc = Plugin(
     options=SgmcmcOptions,
     abilities=Abilities(queue="gpu", cost_class="expensive"),
     build=_sgmcmc,
+)
+
+nngp = Plugin(
+    name="nngp",
+    summary="Infinitely wide Bayesian neural network: a Gaussian process with the covariance of a deep network.",
+    options=NngpOptions,
+    abilities=Abilities(fantasies=True, cost_class="cheap", max_sensible_observations=2000),
+    build=_nngp,
+)
+
+student_t = Plugin(
+    name="student-t",
+    summary="Student-t process: a Gaussian process with its output scale integrated out, wider from few data.",
+    options=StudentTOptions,
+    abilities=Abilities(cost_class="cheap", max_sensible_observations=2000),
+    build=_student_t,
+)
+
+laplace = Plugin(
+    name="laplace",
+    summary="Trained neural network with the exact uncertainty of its linearisation (Laplace approximation).",
+    options=LaplaceOptions,
+    abilities=Abilities(queue="gpu", cost_class="moderate", max_sensible_observations=1000),
+    build=_laplace,
 )

@@ -20,7 +20,7 @@ from scipy.optimize import fmin_l_bfgs_b
 from torch import Tensor
 from torch.quasirandom import SobolEngine
 
-from surrogates.bnn.options import NetworkOptions
+from surrogates.bnn.options import NetworkOptions, NeuralOptions
 from surrogates.gp.model import FastGP
 from surrogates.gp.options import GpOptions
 from surrogates.members import centred
@@ -62,7 +62,7 @@ class ScaleValues:
 
 def noise_prior(request: BuildRequest) -> LogNormal:
     """Prior of the noise variance that the options ask for."""
-    assert isinstance(request.options, NetworkOptions)
+    assert isinstance(request.options, NeuralOptions)
     level = request.options.noise
     is_strong = level == "strong" or (level == "auto" and request.train_Yvar is not None)
     return STRONG_NOISE if is_strong else LOW_NOISE

@@ -18,7 +18,6 @@ from gpytorch.constraints import GreaterThan, Positive
 from gpytorch.kernels import MaternKernel
 from gpytorch.likelihoods import FixedNoiseGaussianLikelihood, GaussianLikelihood
 from gpytorch.means import ConstantMean
-from numpy.typing import NDArray
 from torch import Tensor
 
 from surrogates.compute import dtype_of
@@ -38,9 +37,7 @@ from surrogates.numerics.exact_gp import (
     condition,
     fit_map,
 )
-
-BEST_SHARE: Final = 1 / 3
-"""Part of the fitting subset taken from the best observations; the rest is random."""
+from surrogates.numerics.fit_rows import fit_rows
 
 REFIT_GROWTH: Final = 0.1
 """Above 200 observations, a warm start is taken as it is until there are this much more."""
@@ -51,17 +48,6 @@ REUSE_ABOVE: Final = 200
 def noise_prior(wanted: str, *, has_variances: bool) -> NoisePrior:
     """The prior that an option `noise` names."""
     return STRONG_NOISE if wanted == "strong" or (wanted == "auto" and has_variances) else LOW_NOISE
-
-
-def fit_rows(y: Array, limit: int, rng: np.random.Generator) -> NDArray[np.intp]:
-    """The rows of y (n,) that hyperparameters are fitted on: all, or the best third of `limit` and random others."""
-    n = len(y)
-    if n <= limit:
-        return np.arange(n)
-    order = np.argsort(-y, kind="stable")
-    n_best = int(limit * BEST_SHARE)
-    others = rng.choice(order[n_best:], size=limit - n_best, replace=False)
-    return np.sort(np.concatenate([order[:n_best], others]))
 
 
 class FastGP(Placed, SingleTaskGP):
@@ -164,7 +150,7 @@ class FastGP(Placed, SingleTaskGP):
 
     def _isotropic(self, rng: np.random.Generator) -> Hyperparameters:
         """The simpler model: one lengthscale for all columns."""
-        rows = self._fit_rows(rng)
+        rows = fit_rows(self._y, self.options.fit_points, rng)
         everything = (tuple(range(self._X.shape[1])),)
         likelihood = Likelihood(self._X[rows], self._y[rows], self._variances[rows], everything, STRONG_NOISE)
         found = fit_map(likelihood, Hyperparameters.at_prior(1, STRONG_NOISE), jitter=1e-4)
@@ -176,11 +162,8 @@ class FastGP(Placed, SingleTaskGP):
         """The noise prior the options ask for."""
         return noise_prior(self.options.noise, has_variances=self._has_variances)
 
-    def _fit_rows(self, rng: np.random.Generator) -> NDArray[np.intp]:
-        return fit_rows(self._y, self.options.fit_points, rng)
-
     def _likelihood(self, rng: np.random.Generator) -> Likelihood:
-        rows = self._fit_rows(rng)
+        rows = fit_rows(self._y, self.options.fit_points, rng)
         return Likelihood(self._X[rows], self._y[rows], self._variances[rows], self.groups, self.prior)
 
     def _warm_start(self) -> Hyperparameters | None:

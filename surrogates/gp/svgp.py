@@ -29,7 +29,7 @@ from torch.distributions import Normal
 
 from surrogates.compute import device_of, dtype_of
 from surrogates.errors import FitDiverged, NotEnoughData
-from surrogates.gp.model import fit_rows, noise_prior
+from surrogates.gp.model import noise_prior
 from surrogates.gp.options import SvgpOptions
 from surrogates.gp.placed import Placed, chosen_precision
 from surrogates.gp.priors import SharedLengthscales
@@ -45,6 +45,7 @@ from surrogates.numerics.exact_gp import (
     fit_map,
     lengthscale_prior_mean,
 )
+from surrogates.numerics.fit_rows import fit_rows
 from surrogates.numerics.sparse_gp import Collapsed
 from surrogates.protocol import BuildRequest
 

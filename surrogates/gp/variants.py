@@ -24,10 +24,11 @@ from torch import Tensor
 
 from surrogates.compute import device_of, dtype_of
 from surrogates.errors import FitDiverged, NotEnoughData
-from surrogates.gp.model import fit_rows, noise_prior
+from surrogates.gp.model import noise_prior
 from surrogates.gp.options import GpOptions
 from surrogates.gp.placed import Placed, chosen_precision
 from surrogates.gp.priors import MODULES, noise_floor
+from surrogates.numerics.fit_rows import fit_rows
 from surrogates.protocol import BuildRequest
 
 WARP_SD: Final = 0.75**0.5

@@ -58,6 +58,18 @@ class ScaleGradients:
 
 
 @dataclass(frozen=True)
+class Passed:
+    """What a pass through the layers leaves behind, input side first."""
+
+    inputs: list[Tensor]
+    """of each layer, (C, n, fan in)"""
+    slopes: list[Tensor]
+    """of each layer's activation, (C, n, H)"""
+    last: Tensor
+    """the last hidden layer (C, n, H)"""
+
+
+@dataclass(frozen=True)
 class Network:
     """The shape shared by all networks; d inputs, `depth` hidden layers of `width`, no output layer."""
 
@@ -118,14 +130,8 @@ class Network:
         Written out by hand: a third of autograd's time where networks are small.
         """
         matrices = self.matrices(z, scales)
-        inputs: list[Tensor] = []
-        slopes: list[Tensor] = []
-        h = X.expand(len(z), *X.shape[-2:])
-        for W, b in matrices:
-            inputs.append(h)
-            a = torch.baddbmm(b, h, W)
-            h = self._activated(a)
-            slopes.append(self._slope(a, h))
+        passed = self.layers_and_slopes(matrices, X)
+        inputs, slopes = passed.inputs, passed.slopes
 
         def pullback(cotangent: Tensor) -> tuple[Tensor, ScaleGradients]:
             gradient = z.new_empty(len(z), self.n_weights)
@@ -150,7 +156,19 @@ class Network:
                 gradient[:, layer.biases] = db * scales.bias[:, 0]
             return gradient, ScaleGradients(by_weight, by_bias, by_relevance)
 
-        return h, pullback
+        return passed.last, pullback
+
+    def layers_and_slopes(self, matrices: Sequence[tuple[Tensor, Tensor]], X: Tensor) -> Passed:
+        """Every layer under ready weights at X (n, d)."""
+        inputs: list[Tensor] = []
+        slopes: list[Tensor] = []
+        h = X.expand(len(matrices[0][0]), *X.shape[-2:])
+        for W, b in matrices:
+            inputs.append(h)
+            a = torch.baddbmm(b, h, W)
+            h = self._activated(a)
+            slopes.append(self._slope(a, h))
+        return Passed(inputs, slopes, h)
 
     def _activated(self, a: Tensor) -> Tensor:
         if self.activation == "tanh":

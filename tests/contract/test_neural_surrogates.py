@@ -19,8 +19,8 @@ class TestHmc(SurrogateContract):
         "width": 16,
         "depth": 1,
         "n_chains": 4,
-        "n_warmup": 20,
-        "n_draws": 16,
+        "n_warmup": 30,
+        "n_draws": 24,
         "n_members": 64,
         "max_r_hat": 10.0,
     }

@@ -1,0 +1,117 @@
+"""The surrogates with exact posteriors over networks' features and covariances keep the contract."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from botorch.acquisition import qExpectedImprovement
+from botorch.acquisition.analytic import LogExpectedImprovement
+from botorch.acquisition.knowledge_gradient import qKnowledgeGradient
+from botorch.acquisition.logei import qLogExpectedImprovement
+from botorch.acquisition.max_value_entropy_search import qLowerBoundMaxValueEntropy
+from botorch.acquisition.multi_objective.logei import qLogNoisyExpectedHypervolumeImprovement
+from botorch.models import ModelList, SingleTaskGP
+from botorch.sampling.get_sampler import get_sampler
+
+from surrogates.testing.contract import SurrogateContract
+
+
+class TestNngp(SurrogateContract):
+    plugin = "nngp"
+
+    @pytest.mark.parametrize("name", ["analytic", "knowledge gradient", "max-value entropy"])
+    def test_acquisitions_made_for_gaussian_processes_take_it(self, name: str) -> None:
+        model = self.fitted(self.request())
+        x = torch.rand(3, 3, 4, dtype=torch.float64, requires_grad=True)
+        if name == "analytic":
+            values = LogExpectedImprovement(model, best_f=0.0)(x[:, :1])
+        elif name == "knowledge gradient":
+            values = qKnowledgeGradient(model, num_fantasies=2)(x)
+        else:
+            values = qLowerBoundMaxValueEntropy(model, candidate_set=torch.rand(50, 4, dtype=torch.float64))(
+                x[:, :1]
+            )
+        (gradient,) = torch.autograd.grad(values.sum(), x)
+        assert torch.isfinite(gradient).all()
+
+    def test_gpytorch_gives_the_same_posterior_as_our_own_algebra(self) -> None:
+        model = self.fitted(self.request())
+        x = torch.rand(3, 2, 4, dtype=torch.float64)
+        with torch.no_grad():
+            ours, theirs = model.posterior(x), SingleTaskGP.posterior(model, x)
+        assert torch.allclose(ours.mean, theirs.mean, atol=1e-6)
+        assert torch.allclose(
+            ours.distribution.covariance_matrix, theirs.distribution.covariance_matrix, atol=1e-6
+        )
+
+    def test_its_figures_name_the_scales(self) -> None:
+        figures = self.fitted(self.request()).figures()
+        assert figures["weight_variance"] > 0
+        assert len(figures["relevances"]) == 3
+        assert 0 <= figures["loo_coverage_90"] <= 1
+
+
+class TestNngpOfFewOptions(SurrogateContract):
+    plugin = "nngp"
+    options: ClassVar[dict[str, Any]] = {"ard": False, "activation": "relu", "depth": 1}
+
+
+class TestStudentT(SurrogateContract):
+    plugin = "student-t"
+
+    def test_several_outcomes_enter_a_hypervolume_acquisition(self) -> None:
+        request = self.request()
+        models = ModelList(*(self.fitted(request, seed=seed) for seed in range(2)))
+        acquisition = qLogNoisyExpectedHypervolumeImprovement(
+            models, ref_point=[-2.0, -2.0], X_baseline=request.train_X[:6]
+        )
+        x = torch.rand(3, 2, 4, dtype=torch.float64, requires_grad=True)
+        values = acquisition(x)
+        (gradient,) = torch.autograd.grad(values.sum(), x)
+        assert values.shape == (3,)
+        assert torch.isfinite(gradient).all()
+        # the front and the candidates are drawn under the same hidden scale
+        for early, late in zip(acquisition.base_sampler.samplers, acquisition.sampler.samplers, strict=True):
+            n = early.base_samples.shape[-2]
+            assert late.base_samples.shape[-2] == n + 2
+            assert torch.equal(late.base_samples[:, 0, :n], early.base_samples)
+
+    def test_the_seed_of_the_sampler_hardly_changes_an_acquisition(self) -> None:
+        """Where there is something to be gained: the inherited test asks it of improvements of 0.0002, too.
+
+        Those are one draw of 512 in a tail, and the tails are heavier here.
+        """
+        model = self.fitted(self.request())
+        x = torch.rand(5, 1, 4, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+        found = []
+        for seed in range(6):
+            with torch.no_grad():
+                sampler = get_sampler(model.posterior(x), torch.Size([512]), seed=seed)
+                found.append(qExpectedImprovement(model, best_f=0.0, sampler=sampler)(x))
+        values = torch.stack(found)
+        mean = values.mean(0)
+        assert float((values.std(0) / mean.clamp_min(1e-2 * float(mean.max()))).max()) < 0.1
+
+    def test_improvement_over_the_best_value_has_gradients(self) -> None:
+        model = self.fitted(self.request())
+        x = torch.rand(3, 2, 4, dtype=torch.float64, requires_grad=True)
+        values = qLogExpectedImprovement(model, best_f=0.5)(x)
+        (gradient,) = torch.autograd.grad(values.sum(), x)
+        assert torch.isfinite(gradient).all()
+
+
+class TestStudentTOverTheMatern(SurrogateContract):
+    plugin = "student-t"
+    options: ClassVar[dict[str, Any]] = {"kernel": "gp", "alpha": 1.0}
+
+
+class TestLaplace(SurrogateContract):
+    plugin = "laplace"
+    options: ClassVar[dict[str, Any]] = {"width": 16, "n_restarts": 2, "n_rounds": 6}
+
+    def test_its_figures_tell_the_evidence_of_every_restart(self) -> None:
+        figures = self.fitted(self.request()).figures()
+        assert len(figures["log_evidences"]) == 2
+        assert figures["log_evidence"] == max(figures["log_evidences"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from pydantic import BaseModel
 
@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from surrogates.encoding import Encoding
+
+DRAWS: Final = "draw."
+"""Tensors of a state so named are the posterior's members: needed to give the posterior again, not to start from."""
 
 CostClass = Literal["free", "cheap", "moderate", "expensive"]
 
@@ -62,7 +65,7 @@ class Surrogate(Protocol):
         """Posterior of the latent function at X (..., q, d)."""
 
     def state(self) -> Mapping[str, Tensor]:
-        """What `load_state` needs to give the same posterior again."""
+        """What `load_state` needs to give the same posterior again, under `draw.` what no later fit starts from."""
 
     def load_state(self, state: Mapping[str, Tensor]) -> None: ...
 

@@ -1,4 +1,7 @@
-"""Fitted states as safetensors bytes: the warm start of the next fit, no pickle."""
+"""Fitted states as safetensors bytes: the warm start of the next fit, no pickle.
+
+Members of a posterior (tensors named `draw.`) are left out: megabytes a fit that no later fit starts from.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from bo_service.generation.model_units import FEASIBLE
+from surrogates.protocol import DRAWS
 
 SEPARATOR = "/"
 
@@ -18,9 +22,10 @@ def dump_states(states: Mapping[str, Mapping[str, Tensor]]) -> bytes:
     return bytes(
         save(
             {
-                f"{outcome}{SEPARATOR}{name}": tensor.contiguous()
+                f"{outcome}{SEPARATOR}{name}": tensor.cpu().contiguous()
                 for outcome, state in states.items()
                 for name, tensor in state.items()
+                if not name.startswith(DRAWS)
             }
         )
     )

@@ -100,7 +100,7 @@ class LaplaceNetwork(OutcomeModel):
         z[:, -1] = FIRST_NOISE
         last = torch.randn(n, self.network.width + 1, generator=generator, dtype=torch.float64)
         warm = self.request.warm or {}
-        before, before_last = warm.get("draw.hidden"), warm.get("draw.last")
+        before, before_last = warm.get("hidden"), warm.get("last")
         if before is not None and before_last is not None:
             is_alike = before.shape == z.shape[1:] and before_last.shape == last.shape[1:]
             if is_alike:
@@ -157,11 +157,11 @@ class LaplaceNetwork(OutcomeModel):
     def state(self) -> dict[str, Tensor]:
         """The scales, and (`draw.`) the network with them."""
         z, last = self.weights.z[0].cpu(), self.weights.last[0].cpu()
-        return {"scales": z[self.network.n_weights :].clone(), "draw.hidden": z, "draw.last": last}
+        return {"scales": z[self.network.n_weights :].clone(), "hidden": z, "last": last}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Linearise around a stored network, on this model's data."""
-        z, last = state["draw.hidden"], state["draw.last"]
+        z, last = state["hidden"], state["last"]
         self._adopt(Weights(z.to(self.X)[None], last.to(self.X)[None]))
 
     def noise_variance(self) -> Tensor:

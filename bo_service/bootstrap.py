@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -19,8 +18,7 @@ from sqlalchemy import make_url
 import bo_service
 import migrations
 from bo_service.domain.ids import ProjectId, StudyId
-from bo_service.domain.records import OPERATORS_PROJECT, Scope
-from bo_service.orchestrator.manage_keys import create_key, hash_key
+from bo_service.domain.records import OPERATORS_PROJECT
 from bo_service.orchestrator.ports import UnitOfWork, Wakeup
 from bo_service.settings import Settings
 from bo_service.storage.archive import load, refuse_occupied, write_archive
@@ -252,27 +250,3 @@ def ensure_default_project(uow: UnitOfWork) -> ProjectId:
         project_id = store.records.ensure_project(OPERATORS_PROJECT, now=store.now())
         store.commit()
     return project_id
-
-
-def local_key(settings: Settings, url: str, *, uow: UnitOfWork) -> str:
-    """The local user's admin key: the one kept in the credentials file if it still works, else a new one.
-
-    The file is readable by its owner alone.
-    """
-    path = settings.credentials_path
-    key = ""
-    if path.exists():
-        try:
-            key = str(json.loads(path.read_text()).get("key", ""))
-        except (ValueError, AttributeError):
-            key = ""
-        with uow(read_only=True) as store:
-            known = store.records.key_by_hash(hash_key(key))
-            if known is None or not known.is_valid(store.now()):
-                key = ""
-    if not key:
-        _, key = create_key("local user", Scope.ADMIN, project=OPERATORS_PROJECT, uow=uow)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch(mode=0o600)
-    path.write_text(json.dumps({"url": url, "key": key}))
-    return key

@@ -183,10 +183,3 @@ class Settings(BaseSettings):
         threads = str(self.compute_threads)
         names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
         return dict(os.environ) | dict.fromkeys(names, threads)
-
-    @property
-    def credentials_path(self) -> Path:
-        """Where the local user's key is kept: in BO_HOME where that is set, else in the user's configuration."""
-        if os.environ.get("BO_HOME"):
-            return self.home / "credentials.json"
-        return Path.home() / ".config" / "bo-service" / "credentials.json"

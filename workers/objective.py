@@ -257,7 +257,12 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    with Client(options.url, options.key) as client:
+    try:
+        client = Client(options.url, options.key)
+    except BoServiceError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    with client:
         try:
             study = client.study(options.study)
             check_objective(options, study)

@@ -2,6 +2,7 @@
 
 from bo_service.client.client import Client
 from bo_service.client.errors import (
+    BadUrl,
     BoServiceError,
     LeaseLost,
     NotFound,
@@ -36,6 +37,7 @@ from bo_service.domain.spec_parameters import (
 
 __all__ = [
     "ActiveIf",
+    "BadUrl",
     "BoServiceError",
     "BoolParameter",
     "CategoricalParameter",

@@ -1,4 +1,5 @@
 """BoServiceError
++- BadUrl         the URL given, or BO_URL, is none: mend it
 +- Unreachable    the service did not answer, after all retries; try again later
 +- SecretLost     it was done, but the answer with the secret got lost and is not given again; rotate what was made
 `- Refused        the service said no; `code`, `detail`, `hint` and `problems` say why
@@ -17,6 +18,10 @@ from typing import Any, Final
 
 class BoServiceError(Exception):
     """Anything that goes wrong between this client and the service."""
+
+
+class BadUrl(BoServiceError):
+    """BO_URL, or the URL given, is not one of a service."""
 
 
 class Unreachable(BoServiceError):

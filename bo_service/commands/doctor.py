@@ -81,29 +81,28 @@ def _database(settings: Settings) -> Finding:
 
 
 def _service(_: Settings) -> Finding:
-    with Client(patience_seconds=1.0, timeout_seconds=5.0) as client:
-        try:
+    try:
+        with Client(patience_seconds=1.0, timeout_seconds=5.0) as client:
             info = client.info()
-        except BoServiceError as error:
-            first = str(error).splitlines()[0]
-            return Finding(
-                "service",
-                is_fine=False,
-                detail=first,
-                remedy="start it with `bo up`, or set BO_URL and BO_API_KEY",
-            )
-        detail = f"{client.url}, version {info['version']}, project {info['project']}, {info['scope']} key"
-        return Finding("service", is_fine=True, detail=detail)
+    except BoServiceError as error:
+        first, *more = str(error).splitlines()
+        remedy = more[-1].removeprefix("hint: ") if more else ""
+        return Finding(
+            "service",
+            is_fine=False,
+            detail=first,
+            remedy=remedy or "start it with `bo up`, or set BO_URL and BO_API_KEY",
+        )
+    detail = f"{client.url}, version {info['version']}, project {info['project']}, {info['scope']} key"
+    return Finding("service", is_fine=True, detail=detail)
 
 
 def _compute(_: Settings) -> Finding:
-    with Client(patience_seconds=1.0, timeout_seconds=5.0) as client:
-        try:
+    try:
+        with Client(patience_seconds=1.0, timeout_seconds=5.0) as client:
             ready = client.readiness()
-        except (BoServiceError, OSError, ValueError) as error:
-            return Finding(
-                "compute", is_fine=False, detail=str(error)[:200], remedy="start the service first"
-            )
+    except (BoServiceError, OSError, ValueError) as error:
+        return Finding("compute", is_fine=False, detail=str(error)[:200], remedy="start the service first")
     bad = {name: check["reason"] for name, check in ready["checks"].items() if "reason" in check}
     compute = ready["checks"].get("compute", {"ok": False, "kind": "not looked at"})
     if compute["kind"] == "embedded":

@@ -89,8 +89,8 @@ class Settings(BaseSettings):
     compute_threads: int = Field(1, ge=1)
     """Threads of one fit; a suggestion replays to the last digit only with as many."""
 
-    job_lease_seconds: float = Field(60.0, gt=0)
-    """A compute worker that is silent for so long has lost its job."""
+    job_lease_seconds: float = Field(15.0, gt=0)
+    """A compute worker that is silent for so long has lost its job; a living one renews it all the while it fits."""
 
     fit_deadline_seconds: float = Field(120.0, gt=0)
     """A fit that takes longer no longer holds up claims: they get labelled space-filling suggestions."""

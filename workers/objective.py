@@ -317,7 +317,11 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--slots", type=int, default=1, help="processes that evaluate at the same time")
     found.add_argument("--timeout", type=float, help="seconds after which an evaluation is ended as failed")
     found.add_argument("--max-trials", type=int, help="trials each slot evaluates before it ends")
-    found.add_argument("--idle-exit", type=float, help="end after so many seconds without work")
+    found.add_argument(
+        "--idle-exit",
+        type=float,
+        help="end after so many seconds without work; a suggestion that is being computed is waited for, ten minutes",
+    )
     found.add_argument("--lease-seconds", type=float, help="how long a silent worker keeps its trial")
     found.add_argument("--name", help="the worker's name; a restart under it takes its open trials back")
     found.add_argument("--url", help="the service (BO_URL)")

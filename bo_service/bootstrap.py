@@ -26,7 +26,7 @@ from bo_service.storage.archive_file import ArchiveError, ArchiveReader, Head
 from bo_service.storage.census import SqlSurvey
 from bo_service.storage.engine import Transactions, open_engine, snapshot
 from bo_service.storage.fail_points import FailingUnitOfWork, parsed
-from bo_service.storage.failures import translated
+from bo_service.storage.failures import named, translated
 from bo_service.storage.invariants import GRACE, violations
 from bo_service.storage.signals import PostgresSignals
 from bo_service.storage.store import SqlUnitOfWork
@@ -103,10 +103,11 @@ def _alembic(settings: Settings) -> Config:
 
 
 def upgrade_database(settings: Settings, revision: str = "head") -> None:
-    """Bring the database to a revision, creating the file of an embedded one."""
+    """Bring the database to a revision, creating the file of an embedded one. Raises: Unavailable."""
     if settings.resolved_database_url().startswith("sqlite"):
         settings.home.mkdir(parents=True, exist_ok=True)
-    command.upgrade(_alembic(settings), revision)
+    with named(settings.resolved_database_url()):
+        command.upgrade(_alembic(settings), revision)
 
 
 def downgrade_database(settings: Settings, revision: str) -> None:
@@ -132,11 +133,12 @@ def survey_of(services: Services) -> SqlSurvey:
 
 
 def database_revision(settings: Settings) -> tuple[str | None, str | None]:
-    """The database's revision and the newest one this code has."""
+    """The database's revision and the newest one this code has. Raises: Unavailable."""
     head = newest_revision(settings)
-    engine = open_engine(settings.resolved_database_url(), pool_size=1)
+    url = settings.resolved_database_url()
+    engine = open_engine(url, pool_size=1)
     try:
-        with engine.connect() as connection:
+        with named(url), engine.connect() as connection:
             context = MigrationContext.configure(connection, opts={"version_table": migrations.VERSION_TABLE})
             return context.get_current_revision(), head
     finally:
@@ -236,9 +238,10 @@ def _make_tables_for(head: Head, settings: Settings) -> None:
 def broken_invariants(services: Services, *, grace: timedelta = GRACE) -> list[str]:
     """Every rule the data break, in words; what is overdue for less than `grace` breaks none. See `violations`."""
     # an engine of its own: a statement over a large database may take longer than the service's own may
-    engine = open_engine(services.settings.resolved_database_url(), pool_size=1)
+    url = services.settings.resolved_database_url()
+    engine = open_engine(url, pool_size=1)
     try:
-        with snapshot(engine) as connection:
+        with named(url), snapshot(engine) as connection:
             return violations(connection, now=services.transactions.now(connection), grace=grace)
     finally:
         engine.dispose()

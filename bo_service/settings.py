@@ -5,13 +5,19 @@ from __future__ import annotations
 import os
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from bo_service.secret_files import secret
+
+SQLITE: Final = ("sqlite", "sqlite+pysqlite")
+POSTGRESQL: Final = ("postgresql", "postgres", "postgresql+psycopg")
+BROKERS: Final = ("redis", "rediss", "redis+socket", "sentinel", "amqp", "amqps", "pyamqp")
+SQLITE_EXAMPLE: Final = "sqlite:////srv/bo.db"
+POSTGRESQL_EXAMPLE: Final = "postgresql+psycopg://user:password@host/database"
 
 
 def default_home() -> Path:
@@ -53,7 +59,7 @@ class Settings(BaseSettings):
     """Folder for the SQLite file, the log of the compute process and the local credentials."""
 
     database_url: str = Field("", repr=False)
-    """SQLAlchemy URL; empty for an SQLite file in `home`."""
+    """sqlite:///path or postgresql+psycopg://user:password@host/database; empty for an SQLite file in `home`."""
 
     local_key: bool = True
     """Whether `bo up` makes an admin key for the local user and keeps it in `home`; off in containers."""
@@ -142,6 +148,29 @@ class Settings(BaseSettings):
     def _empty_is_none(cls, value: object) -> object:
         # compose files pass variables that nobody set as empty ones
         return None if value == "" else value
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_database(cls, url: str) -> str:
+        scheme, separator, rest = url.partition("://")
+        if not url or (separator and scheme in SQLITE):
+            return url
+        if not separator or scheme not in POSTGRESQL:
+            raise ValueError(
+                f"only sqlite and postgresql: write it like {SQLITE_EXAMPLE} or {POSTGRESQL_EXAMPLE}"
+            )
+        # SQLAlchemy would look for another driver
+        return f"postgresql+psycopg://{rest}"
+
+    @field_validator("broker_url")
+    @classmethod
+    def _is_broker(cls, url: str) -> str:
+        scheme, separator, _ = url.partition("://")
+        if url and (not separator or scheme not in BROKERS):
+            raise ValueError(
+                "only Redis and RabbitMQ: write it like redis://host:6379/0 or amqp://user:password@host"
+            )
+        return url
 
     @field_validator("database_url", "broker_url")
     @classmethod

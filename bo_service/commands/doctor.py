@@ -13,6 +13,7 @@ import typer
 
 from bo_service.client import BoServiceError, Client
 from bo_service.commands.output import Json, console, print_json
+from bo_service.domain.errors import ServiceError
 from bo_service.settings import Settings
 
 MIN_FREE_BYTES: Final = 500e6
@@ -57,9 +58,7 @@ def _disk(settings: Settings) -> Finding:
 
 
 def _database(settings: Settings) -> Finding:
-    from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415  slow to import
-
-    from bo_service.bootstrap import database_revision  # noqa: PLC0415
+    from bo_service.bootstrap import database_revision  # noqa: PLC0415  slow to import
 
     url = settings.resolved_database_url()
     if url.startswith("sqlite") and not settings.home.exists():
@@ -68,7 +67,7 @@ def _database(settings: Settings) -> Finding:
         )
     try:
         present, newest = database_revision(settings)
-    except (SQLAlchemyError, OSError) as error:
+    except (ServiceError, OSError) as error:
         return Finding("database", is_fine=False, detail=str(error)[:300], remedy="check BO_DATABASE_URL")
     if present != newest:
         return Finding(

@@ -43,13 +43,13 @@ def connected() -> Iterator[Client]:
         with Client(patience_seconds=5.0) as client:
             yield client
     except BoServiceError as error:
-        errors.print(str(error), style="red", markup=False, highlight=False)
+        errors.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1) from error
 
 
 def fail(message: str) -> typer.Exit:
     """Print why and give the exit to raise."""
-    errors.print(message, style="red", markup=False, highlight=False)
+    errors.print(message, style="red", markup=False, highlight=False, soft_wrap=True)
     return typer.Exit(1)
 
 

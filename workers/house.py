@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, TypeVar
 
+from bo_service.domain.errors import Contention, Unavailable
 from bo_service.orchestrator.ports import UnitOfWork
 from bo_service.orchestrator.reap import expired, reap_job, reap_trial, tidy
+from bo_service.outages import BROKER, DATABASE
 
 TIDY_SECONDS: Final = 3600.0
 
@@ -52,10 +54,29 @@ class Housekeeper:
         return n_reaped
 
 
+class BrokerAway(Exception):
+    """The broker does not answer; what it should be told is told later."""
+
+
 def guarded(act: Callable[[], T], *, what: str) -> T | None:
-    """Do it; None, and a line in the log, where it fails."""
+    """Do it; None where it fails, and a line in the log unless a database or broker that is away had its line."""
     try:
-        return act()
+        found = act()
+    except Contention as error:
+        logger.warning("%s failed: %s", what, error)
+    except Unavailable as error:
+        DATABASE.note(what, _reason(error))
+    except BrokerAway as error:
+        BROKER.note(what, str(error))
     except Exception:  # the worker boundary: a process that keeps house outlives any single failure
         logger.exception("%s failed", what)
-        return None
+    else:
+        DATABASE.over(what)
+        return found
+    return None
+
+
+def _reason(error: Unavailable) -> str:
+    """What the database's driver said, where it said something."""
+    cause = " ".join(str(getattr(error.__cause__, "orig", None) or "").split())
+    return f"{error.detail}: {cause[:200]}" if cause else error.detail

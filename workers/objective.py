@@ -19,6 +19,7 @@ from typing import Any, Final
 from bo_service.client import BoServiceError, Client, Study
 from bo_service.client.models import ClaimedTrial
 from bo_service.domain.spec import StudySpec
+from workers.amounts import at_least_one
 from workers.command import unknown_placeholders
 from workers.slot import EXIT_REFUSED, EXIT_STUDY_OVER, EXIT_UNREACHABLE, SlotConfig, load_objective
 from workers.stopping import on_stop
@@ -314,9 +315,11 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument(
         "--command", help="a command with {parameter} placeholders; its last JSON line is the result"
     )
-    found.add_argument("--slots", type=int, default=1, help="processes that evaluate at the same time")
+    found.add_argument(
+        "--slots", type=at_least_one, default=1, help="processes that evaluate at the same time"
+    )
     found.add_argument("--timeout", type=float, help="seconds after which an evaluation is ended as failed")
-    found.add_argument("--max-trials", type=int, help="trials each slot evaluates before it ends")
+    found.add_argument("--max-trials", type=at_least_one, help="trials each slot evaluates before it ends")
     found.add_argument(
         "--idle-exit",
         type=float,

@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, NoReturn
 
 from bo_service.bootstrap import Services
@@ -41,9 +42,15 @@ class Runner:
     def run(self, job_id: str) -> bool:
         """Run the job; False where it is done, taken or resting."""
         settings, uow = self.services.settings, self.services.uow
-        job = claim_job(
-            new_lease_token(), lease_seconds=settings.job_lease_seconds, job_id=JobId(job_id), uow=uow
+        claim = partial(
+            claim_job,
+            new_lease_token(),
+            lease_seconds=settings.job_lease_seconds,
+            job_id=JobId(job_id),
+            uow=uow,
         )
+        # another message comes once the database is back
+        job = guarded(claim, what="taking a job")
         if job is None:
             return False
         with self._lease_kept(job):

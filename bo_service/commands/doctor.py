@@ -18,6 +18,7 @@ from bo_service.settings import Settings
 
 MIN_FREE_BYTES: Final = 500e6
 IMPORT_SECONDS: Final = 120
+BROKER_SECONDS: Final = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,7 @@ def findings(settings: Settings) -> Iterator[Finding]:
         _database,
         _service,
         _compute,
+        _broker,
         _models,
     )
     for check in checks:
@@ -109,6 +111,27 @@ def _compute(_: Settings) -> Finding:
         return Finding("compute", bool(compute["ok"]), detail, "look into the service's log")
     detail = "; ".join(bad.values()) or f"queues {', '.join(compute['queues'])}"
     return Finding("compute", not bad, detail, "start `bo relay` and `bo compute`; see `bo status`")
+
+
+def _broker(settings: Settings) -> Finding:
+    if settings.compute != "external" or not settings.broker_url:
+        return Finding("broker", is_fine=True, detail="none is needed: the service computes by itself")
+    from kombu import Connection  # noqa: PLC0415  slow to import
+    from kombu.exceptions import OperationalError  # noqa: PLC0415
+
+    options: dict[str, float] = {}
+    if settings.broker_url.startswith("redis"):
+        options = dict.fromkeys(("socket_timeout", "socket_connect_timeout"), BROKER_SECONDS)
+    broker = Connection(settings.broker_url, connect_timeout=BROKER_SECONDS, transport_options=options)
+    shown = broker.as_uri()
+    try:
+        with broker:
+            broker.ensure_connection(max_retries=1, interval_start=0.2)
+    except (OperationalError, OSError) as error:
+        return Finding(
+            "broker", is_fine=False, detail=f"{shown}: {error}", remedy="start it, or check BO_BROKER_URL"
+        )
+    return Finding("broker", is_fine=True, detail=shown)
 
 
 def _models(_: Settings) -> Finding:

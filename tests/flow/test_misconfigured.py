@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from bo_service.commands.doctor import _broker
 from bo_service.commands.misconfigured import misspelt
 from bo_service.settings import Settings
 from tests.distributed.conftest import free_port
@@ -85,3 +86,33 @@ def test_a_misspelt_variable_is_warned_of(tmp_path: Path) -> None:
 @pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+psycopg"])
 def test_every_name_of_postgresql_means_the_driver_there_is(scheme: str) -> None:
     assert Settings(database_url=f"{scheme}://u:p@h/d").database_url == "postgresql+psycopg://u:p@h/d"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "compute --concurrency 0",
+        "evaluate --objective os:getcwd --concurrency -1",
+        "work --study s --command true --slots 0",
+    ],
+)
+def test_no_worker_at_all_is_refused(tmp_path: Path, arguments: str) -> None:
+    status, err = bo(tmp_path, *arguments.split(), BO_COMPUTE="external")
+    assert status == 2
+    assert "is not a whole number from 1 on" in err
+
+
+def test_doctor_looks_for_the_broker_where_one_is_needed(tmp_path: Path) -> None:
+    settings = Settings(
+        home=tmp_path, compute="external", broker_url=f"redis://:secret@127.0.0.1:{free_port()}/0"
+    )
+    found = _broker(settings)
+    assert not found.is_fine
+    assert "secret" not in found.detail
+    assert "BO_BROKER_URL" in found.remedy
+    assert _broker(Settings(home=tmp_path)).is_fine
+
+
+def test_help_of_compute_is_there_for_everybody(tmp_path: Path) -> None:
+    status, err = bo(tmp_path, "compute", "--help")
+    assert (status, err) == (0, "")

@@ -9,6 +9,7 @@ from bo_service.client.errors import (
     Refused,
     SecretLost,
     StudyClosed,
+    StudyDiffers,
     TrialClosed,
     Unreachable,
 )
@@ -64,6 +65,7 @@ __all__ = [
     "StoppingRules",
     "Study",
     "StudyClosed",
+    "StudyDiffers",
     "StudySpec",
     "Suggestion",
     "SurrogateChoice",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import time
@@ -64,6 +65,7 @@ class Transport:
         that `is_repeatable` by nature needs none.
         Raises: Unreachable, Refused.
         """
+        refuse_non_finite(body)
         sent = dict(headers or {})
         if method == "POST" and not is_repeatable:
             sent.setdefault("Idempotency-Key", str(uuid.uuid4()))
@@ -122,6 +124,30 @@ class Transport:
 def _retry_after(answer: httpx2.Response) -> float:
     text = answer.headers.get("retry-after", "")
     return float(text) if text.isdigit() else 0.0
+
+
+def refuse_non_finite(body: Any) -> None:
+    """JSON has no word for NaN and infinity. Raises: Refused, with the fields that hold one."""
+    if not (found := list(_non_finite(body, ()))):
+        return
+    problems = [
+        {"field": ".".join(path), "reason": f"{number} is not a finite number", "hint": None}
+        for path, number in found
+    ]
+    raise refusal(
+        422, {"code": "validation_failed", "detail": "numbers must be finite", "problems": problems}
+    )
+
+
+def _non_finite(body: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], float]]:
+    if isinstance(body, float) and not math.isfinite(body):
+        yield path, body
+    elif isinstance(body, Mapping):
+        for name, inner in body.items():
+            yield from _non_finite(inner, (*path, str(name)))
+    elif isinstance(body, list | tuple):
+        for position, inner in enumerate(body):
+            yield from _non_finite(inner, (*path, str(position)))
 
 
 def _checked_url(text: str) -> str:

@@ -123,7 +123,7 @@ def list_keys(as_json: Json = False) -> None:
             )
             for k in keys
         ]
-        print_table("keys", ("id", "name", "scope", "created", "ends"), rows)
+        print_table("keys", ("id", "name", "scope", "created", "ends"), rows, only_wide=("created",))
 
 
 @key.command()

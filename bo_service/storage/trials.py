@@ -185,6 +185,7 @@ class SqlTrials:
         *,
         states: Sequence[TrialState] = (),
         worker: str | None = None,
+        number: int | None = None,
         updated_since: datetime | None = None,
         cursor: str | None = None,
         limit: int = 100,
@@ -195,6 +196,8 @@ class SqlTrials:
             query = query.where(TRIALS.c.state.in_([state.value for state in states]))
         if worker is not None:
             query = query.where(TRIALS.c.worker == worker)
+        if number is not None:
+            query = query.where(TRIALS.c.number == number)
         cursors = _cursors(study_id, by_change=updated_since is not None, newest_first=newest_first)
         if updated_since is not None:
             query = _after_change(query.where(TRIALS.c.updated_at >= updated_since), cursor, cursors)

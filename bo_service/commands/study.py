@@ -47,11 +47,14 @@ def read_document(path: Path) -> dict[str, Any]:
 def study_row(study: Study) -> list[Any]:
     """A study in a table."""
     counts = study.counts
-    budget = f" of {study.max_trials}" if study.max_trials is not None else ""
+    closed = str(study.n_closed)
+    if study.max_trials is not None:
+        # what was attached or imported costs nothing of the budget
+        closed = f"{study.n_closed - study.raw.get('n_given', 0)} of {study.max_trials}"
     return [
         study.name,
         study.state,
-        f"{study.n_closed}{budget}",
+        closed,
         study.n_trials,
         counts["RUNNING"],
         counts["FAILED"],

@@ -132,7 +132,9 @@ class SqlTrials:
         if row is None:
             raise NotFound("trial", trial_id)
         of_study = Prefixed(row, "of_study_")
-        return trial_from(row), locked_study(of_study, self.connection) if lock else study_from(of_study)
+        # first, for it knows the order of the trial's names
+        study = locked_study(of_study, self.connection) if lock else study_from(of_study)
+        return trial_from(row), study
 
     def lease(self, trial_id: TrialId) -> Lease:
         row = self.connection.execute(_LEASE, {"wanted": trial_id}).first()

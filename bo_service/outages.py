@@ -14,6 +14,10 @@ REMINDER_SECONDS: Final = 60.0
 logger = logging.getLogger(__name__)
 
 
+class BrokerAway(Exception):
+    """The broker does not answer; what it should be told is told later."""
+
+
 @dataclass(slots=True)
 class Outage:
     """One thing that may be away; every thread that misses it says so here."""

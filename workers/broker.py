@@ -12,8 +12,7 @@ from celery.app.amqp import AMQP
 from kombu import Connection
 from kombu.exceptions import OperationalError
 
-from bo_service.outages import BROKER
-from workers.house import BrokerAway
+from bo_service.outages import BROKER, BrokerAway
 
 LONGEST_PAUSE_SECONDS: Final = 3.0
 """Between two tries to connect: Celery's own pauses grow to half a minute, and a study waits that long."""

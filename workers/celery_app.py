@@ -17,11 +17,11 @@ from bo_service.bootstrap import Services, open_services
 from bo_service.domain.job import Job, Queue, Role
 from bo_service.domain.push import Push
 from bo_service.domain.spec import PushPolicy
-from bo_service.outages import BROKER
+from bo_service.outages import BROKER, BrokerAway
 from bo_service.settings import Settings
 from bo_service.telemetry import start_logging, start_tracing
 from workers.broker import PatientAMQP, broker_errors
-from workers.house import BrokerAway, guarded
+from workers.house import guarded
 from workers.presence import Presence
 from workers.pushed import EVALUATE
 from workers.runner import Runner
@@ -37,9 +37,9 @@ START_SECONDS: Final = 120.0
 logger = logging.getLogger(__name__)
 
 
-def make_app(settings: Settings) -> Celery:
+def make_app(settings: Settings, *, is_current: bool = True) -> Celery:
     """The application for a broker. Late acks: a message outlives the process that took it."""
-    app = Celery("bo_service", broker=settings.broker_url, amqp=PatientAMQP)
+    app = Celery("bo_service", broker=settings.broker_url, amqp=PatientAMQP, set_as_current=is_current)
     deadline = settings.job_deadline_seconds
     app.conf.update(
         accept_content=["json"],
@@ -65,7 +65,8 @@ def make_app(settings: Settings) -> Celery:
 
 def make_sender(settings: Settings) -> Celery:
     """The application of who only sends: a broker that takes calls and does not answer costs seconds, not for ever."""
-    sender = make_app(settings)
+    # beside a worker it must not take the place of the worker's own
+    sender = make_app(settings, is_current=False)
     timeouts = ("read_timeout", "write_timeout")
     if settings.broker_url.startswith("redis"):
         timeouts = ("socket_timeout", "socket_connect_timeout")

@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 from bo_service.domain.errors import Contention, Unavailable
 from bo_service.orchestrator.ports import UnitOfWork
 from bo_service.orchestrator.reap import expired, reap_job, reap_trial, tidy
-from bo_service.outages import BROKER, DATABASE
+from bo_service.outages import BROKER, DATABASE, BrokerAway
 
 TIDY_SECONDS: Final = 3600.0
 
@@ -52,10 +52,6 @@ class Housekeeper:
             guarded(partial(tidy, uow=self.uow), what="tidying up")
             self._next_tidy = time.monotonic() + TIDY_SECONDS
         return n_reaped
-
-
-class BrokerAway(Exception):
-    """The broker does not answer; what it should be told is told later."""
 
 
 def guarded(act: Callable[[], T], *, what: str) -> T | None:

@@ -7,8 +7,8 @@ import logging
 import pytest
 
 from bo_service.domain.errors import Contention, Unavailable
-from bo_service.outages import BROKER, DATABASE, Outage, Seldom
-from workers.house import BrokerAway, guarded
+from bo_service.outages import BROKER, DATABASE, BrokerAway, Outage, Seldom
+from workers.house import guarded
 
 
 class Clock:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -19,8 +18,7 @@ from sqlalchemy import make_url
 import bo_service
 import migrations
 from bo_service.domain.ids import ProjectId, StudyId
-from bo_service.domain.records import OPERATORS_PROJECT, Scope
-from bo_service.orchestrator.manage_keys import create_key, hash_key
+from bo_service.domain.records import OPERATORS_PROJECT
 from bo_service.orchestrator.ports import UnitOfWork, Wakeup
 from bo_service.settings import Settings
 from bo_service.storage.archive import load, refuse_occupied, write_archive
@@ -28,7 +26,7 @@ from bo_service.storage.archive_file import ArchiveError, ArchiveReader, Head
 from bo_service.storage.census import SqlSurvey
 from bo_service.storage.engine import Transactions, open_engine, snapshot
 from bo_service.storage.fail_points import FailingUnitOfWork, parsed
-from bo_service.storage.failures import translated
+from bo_service.storage.failures import named, translated
 from bo_service.storage.invariants import GRACE, violations
 from bo_service.storage.signals import PostgresSignals
 from bo_service.storage.store import SqlUnitOfWork
@@ -105,10 +103,11 @@ def _alembic(settings: Settings) -> Config:
 
 
 def upgrade_database(settings: Settings, revision: str = "head") -> None:
-    """Bring the database to a revision, creating the file of an embedded one."""
+    """Bring the database to a revision, creating the file of an embedded one. Raises: Unavailable."""
     if settings.resolved_database_url().startswith("sqlite"):
         settings.home.mkdir(parents=True, exist_ok=True)
-    command.upgrade(_alembic(settings), revision)
+    with named(settings.resolved_database_url()):
+        command.upgrade(_alembic(settings), revision)
 
 
 def downgrade_database(settings: Settings, revision: str) -> None:
@@ -134,11 +133,12 @@ def survey_of(services: Services) -> SqlSurvey:
 
 
 def database_revision(settings: Settings) -> tuple[str | None, str | None]:
-    """The database's revision and the newest one this code has."""
+    """The database's revision and the newest one this code has. Raises: Unavailable."""
     head = newest_revision(settings)
-    engine = open_engine(settings.resolved_database_url(), pool_size=1)
+    url = settings.resolved_database_url()
+    engine = open_engine(url, pool_size=1)
     try:
-        with engine.connect() as connection:
+        with named(url), engine.connect() as connection:
             context = MigrationContext.configure(connection, opts={"version_table": migrations.VERSION_TABLE})
             return context.get_current_revision(), head
     finally:
@@ -238,9 +238,10 @@ def _make_tables_for(head: Head, settings: Settings) -> None:
 def broken_invariants(services: Services, *, grace: timedelta = GRACE) -> list[str]:
     """Every rule the data break, in words; what is overdue for less than `grace` breaks none. See `violations`."""
     # an engine of its own: a statement over a large database may take longer than the service's own may
-    engine = open_engine(services.settings.resolved_database_url(), pool_size=1)
+    url = services.settings.resolved_database_url()
+    engine = open_engine(url, pool_size=1)
     try:
-        with snapshot(engine) as connection:
+        with named(url), snapshot(engine) as connection:
             return violations(connection, now=services.transactions.now(connection), grace=grace)
     finally:
         engine.dispose()
@@ -252,27 +253,3 @@ def ensure_default_project(uow: UnitOfWork) -> ProjectId:
         project_id = store.records.ensure_project(OPERATORS_PROJECT, now=store.now())
         store.commit()
     return project_id
-
-
-def local_key(settings: Settings, url: str, *, uow: UnitOfWork) -> str:
-    """The local user's admin key: the one kept in the credentials file if it still works, else a new one.
-
-    The file is readable by its owner alone.
-    """
-    path = settings.credentials_path
-    key = ""
-    if path.exists():
-        try:
-            key = str(json.loads(path.read_text()).get("key", ""))
-        except (ValueError, AttributeError):
-            key = ""
-        with uow(read_only=True) as store:
-            known = store.records.key_by_hash(hash_key(key))
-            if known is None or not known.is_valid(store.now()):
-                key = ""
-    if not key:
-        _, key = create_key("local user", Scope.ADMIN, project=OPERATORS_PROJECT, uow=uow)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch(mode=0o600)
-    path.write_text(json.dumps({"url": url, "key": key}))
-    return key

@@ -9,13 +9,16 @@ from typing import Annotated
 
 import typer
 from pydantic import ValidationError
+from pydantic_settings import SettingsError
 
 import bo_service
 from bo_service.commands import archive, service, study, trial, webhook
 from bo_service.commands.doctor import doctor
 from bo_service.commands.first_key import bootstrap_key
 from bo_service.commands.health import health
+from bo_service.commands.misconfigured import misspelt, problems_of
 from bo_service.commands.status import audit, status
+from bo_service.domain.errors import ServiceError
 from bo_service.secret_files import SecretUnreadable
 from bo_service.settings import Settings
 
@@ -59,7 +62,10 @@ def up(
     port: Annotated[int, typer.Option(help="port to listen on; 0 takes a free one")] = 8000,
     processes: Annotated[int, typer.Option(min=1, help="HTTP processes; several need PostgreSQL")] = 1,
 ) -> None:
-    """Start the service with an embedded compute process; migrates its database and makes a local key."""
+    """Start the service: migrates its database, makes a local key, and computes in a child process.
+
+    With BO_COMPUTE=external it computes nothing: `bo relay` and `bo compute` do.
+    """
     from bo_service.main import serve  # noqa: PLC0415  the other commands start faster without it
 
     serve(host, port, processes=processes)
@@ -87,33 +93,51 @@ def replay(context: typer.Context) -> None:
     _become("workers.replay", context.args, Settings().compute_environment())
 
 
+def _external(command: str) -> Settings:
+    """The settings of a process that works beside the API. Raises: SystemExit where the API computes by itself."""
+    settings = Settings()
+    if settings.compute != "external":
+        sys.exit(
+            f"BO_COMPUTE: bo {command} belongs to a service with BO_COMPUTE=external, and here it is embedded:"
+            " `bo up` computes by itself. Set BO_COMPUTE=external for `bo up` and for every process beside it"
+        )
+    return settings
+
+
 @app.command()
 def relay() -> None:
     """Send the jobs' messages and keep house, where BO_COMPUTE=external; any number may run."""
+    _external("relay")
     _become("workers.relay", [])
 
 
 @app.command(context_settings=PASSED_ON, add_help_option=False)
 def compute(context: typer.Context) -> None:
     """Start a compute worker behind the broker: bo compute --queues cpu,llm --concurrency 2."""
-    _become("workers.compute", context.args, Settings().compute_environment())
+    asks_for_help = {"-h", "--help"} & set(context.args)
+    settings = Settings() if asks_for_help else _external("compute")
+    _become("workers.compute", context.args, settings.compute_environment())
 
 
 @app.command(context_settings=PASSED_ON, add_help_option=False)
 def evaluate(context: typer.Context) -> None:
     """Evaluate pushed trials from the broker: bo evaluate --objective package.module:function --concurrency 4."""
+    Settings()  # its mistakes are told here
     _become("workers.evaluate", context.args)
 
 
 def main() -> None:
     """Entry point."""
+    for warning in misspelt(os.environ):
+        sys.stderr.write(f"{warning}\n")
     try:
         app()
     except SecretUnreadable as error:
         sys.exit(f"a secret cannot be read: {error}")
-    except ValidationError as error:
-        if error.title != Settings.__name__:
+    except (ValidationError, SettingsError) as error:
+        if isinstance(error, ValidationError) and error.title != Settings.__name__:
             raise
-        # without the value: it may be a secret
-        problems = [f"BO_{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors()]
-        sys.exit("\n".join(problems))
+        sys.exit("\n".join(problems_of(error)))
+    except ServiceError as error:
+        # such as a database that does not answer
+        sys.exit(str(error))

@@ -27,15 +27,16 @@ from bo_service.api.rates import Rates
 from bo_service.bootstrap import (
     build_services,
     ensure_default_project,
-    local_key,
     open_services,
     shown_url,
     survey_of,
     upgrade_database,
 )
 from bo_service.compute_child import ComputeChild
+from bo_service.credentials import credentials_path
 from bo_service.domain.records import OPERATORS_PROJECT, Scope
 from bo_service.domain.target import AllowList
+from bo_service.local_user import local_key
 from bo_service.master_key import master_key
 from bo_service.receivers import Receivers
 from bo_service.settings import Settings
@@ -202,13 +203,20 @@ def _about_the_key(settings: Settings, url: str) -> str:
     if not settings.local_key:
         return "no local key (BO_LOCAL_KEY): `bo key bootstrap NAME` makes one\n"
     services = build_services(settings)
-    key = local_key(settings, url, uow=services.uow)
+    path = credentials_path()
+    found = local_key(path, url, uow=services.uow)
     services.close()
     # what is no terminal is a log, and a log is no place for a key
-    shown = f"key {key}\n     kept" if sys.stdout.isatty() else "key kept"
-    return (
-        f"{shown} in {settings.credentials_path}: `bo` and the Python client on this machine find it there\n"
-    )
+    shown = f"key {found.key}\n     kept" if sys.stdout.isatty() else "key kept"
+    said = f"{shown} in {path}: `bo` and the Python client on this machine find it there\n"
+    if found.current_url != url:
+        return (
+            f"{said}without BO_URL they still talk to {found.current_url}, which answers;"
+            f" for this service: export BO_URL={url}\n"
+        )
+    if found.former_url:
+        said += f"without BO_URL they now talk to this service; {found.former_url} does not answer\n"
+    return said
 
 
 @contextmanager

@@ -5,13 +5,19 @@ from __future__ import annotations
 import os
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from bo_service.secret_files import secret
+
+SQLITE: Final = ("sqlite", "sqlite+pysqlite")
+POSTGRESQL: Final = ("postgresql", "postgres", "postgresql+psycopg")
+BROKERS: Final = ("redis", "rediss", "redis+socket", "sentinel", "amqp", "amqps", "pyamqp")
+SQLITE_EXAMPLE: Final = "sqlite:////srv/bo.db"
+POSTGRESQL_EXAMPLE: Final = "postgresql+psycopg://user:password@host/database"
 
 
 def default_home() -> Path:
@@ -53,7 +59,7 @@ class Settings(BaseSettings):
     """Folder for the SQLite file, the log of the compute process and the local credentials."""
 
     database_url: str = Field("", repr=False)
-    """SQLAlchemy URL; empty for an SQLite file in `home`."""
+    """sqlite:///path or postgresql+psycopg://user:password@host/database; empty for an SQLite file in `home`."""
 
     local_key: bool = True
     """Whether `bo up` makes an admin key for the local user and keeps it in `home`; off in containers."""
@@ -89,8 +95,8 @@ class Settings(BaseSettings):
     compute_threads: int = Field(1, ge=1)
     """Threads of one fit; a suggestion replays to the last digit only with as many."""
 
-    job_lease_seconds: float = Field(60.0, gt=0)
-    """A compute worker that is silent for so long has lost its job."""
+    job_lease_seconds: float = Field(15.0, gt=0)
+    """A compute worker that is silent for so long has lost its job; a living one renews it all the while it fits."""
 
     fit_deadline_seconds: float = Field(120.0, gt=0)
     """A fit that takes longer no longer holds up claims: they get labelled space-filling suggestions."""
@@ -143,6 +149,29 @@ class Settings(BaseSettings):
         # compose files pass variables that nobody set as empty ones
         return None if value == "" else value
 
+    @field_validator("database_url")
+    @classmethod
+    def _is_database(cls, url: str) -> str:
+        scheme, separator, rest = url.partition("://")
+        if not url or (separator and scheme in SQLITE):
+            return url
+        if not separator or scheme not in POSTGRESQL:
+            raise ValueError(
+                f"only sqlite and postgresql: write it like {SQLITE_EXAMPLE} or {POSTGRESQL_EXAMPLE}"
+            )
+        # SQLAlchemy would look for another driver
+        return f"postgresql+psycopg://{rest}"
+
+    @field_validator("broker_url")
+    @classmethod
+    def _is_broker(cls, url: str) -> str:
+        scheme, separator, _ = url.partition("://")
+        if url and (not separator or scheme not in BROKERS):
+            raise ValueError(
+                "only Redis and RabbitMQ: write it like redis://host:6379/0 or amqp://user:password@host"
+            )
+        return url
+
     @field_validator("database_url", "broker_url")
     @classmethod
     def _has_one_at(cls, url: str) -> str:
@@ -183,10 +212,3 @@ class Settings(BaseSettings):
         threads = str(self.compute_threads)
         names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
         return dict(os.environ) | dict.fromkeys(names, threads)
-
-    @property
-    def credentials_path(self) -> Path:
-        """Where the local user's key is kept: in BO_HOME where that is set, else in the user's configuration."""
-        if os.environ.get("BO_HOME"):
-            return self.home / "credentials.json"
-        return Path.home() / ".config" / "bo-service" / "credentials.json"

@@ -19,6 +19,9 @@ NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 
 _ids: ContextVar[Mapping[str, str]] = ContextVar("bo_ids", default=NOTHING)
 
+SILENT: Final = ("ax.storage.sqa_store.with_db_settings_base",)
+"""What a library says of a store of its own that nobody uses here."""
+
 STANDARD: Final = frozenset(vars(logging.makeLogRecord({})))
 """What every log record has; anything else came with `extra`."""
 
@@ -94,6 +97,8 @@ def start_logging(process: str, *, level: str, form: Literal["text", "json"]) ->
     """Send every log line of this process to stderr, in the form the settings ask for."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter(process) if form == "json" else TextFormatter(process))
+    for name in SILENT:
+        logging.getLogger(name).disabled = True
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
 
 

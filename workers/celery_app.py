@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
+from functools import partial
 from typing import Any, Final
 
 from celery import Celery
 from celery.signals import setup_logging, worker_process_init, worker_ready, worker_shutting_down
 from kombu import Queue as BrokerQueue
-from kombu.exceptions import OperationalError
 
 from bo_service.bootstrap import Services, open_services
 from bo_service.domain.job import Job, Queue, Role
 from bo_service.domain.push import Push
 from bo_service.domain.spec import PushPolicy
+from bo_service.outages import BROKER, BrokerAway
 from bo_service.settings import Settings
 from bo_service.telemetry import start_logging, start_tracing
+from workers.broker import PatientAMQP, broker_errors
 from workers.house import guarded
 from workers.presence import Presence
 from workers.pushed import EVALUATE
@@ -31,10 +34,12 @@ FULL: Final = 10_000
 START_SECONDS: Final = 120.0
 """A new child imports what fits models before it says that it is there; Celery would kill it after four seconds."""
 
+logger = logging.getLogger(__name__)
 
-def make_app(settings: Settings) -> Celery:
+
+def make_app(settings: Settings, *, is_current: bool = True) -> Celery:
     """The application for a broker. Late acks: a message outlives the process that took it."""
-    app = Celery("bo_service", broker=settings.broker_url)
+    app = Celery("bo_service", broker=settings.broker_url, amqp=PatientAMQP, set_as_current=is_current)
     deadline = settings.job_deadline_seconds
     app.conf.update(
         accept_content=["json"],
@@ -60,7 +65,8 @@ def make_app(settings: Settings) -> Celery:
 
 def make_sender(settings: Settings) -> Celery:
     """The application of who only sends: a broker that takes calls and does not answer costs seconds, not for ever."""
-    sender = make_app(settings)
+    # beside a worker it must not take the place of the worker's own
+    sender = make_app(settings, is_current=False)
     timeouts = ("read_timeout", "write_timeout")
     if settings.broker_url.startswith("redis"):
         timeouts = ("socket_timeout", "socket_connect_timeout")
@@ -81,24 +87,26 @@ def advance(job_id: str) -> bool:
 def send(job: Job, queue: Queue, *, through: Celery = app) -> None:
     """A message for a job, unless the queue is full: then it is told of later.
 
-    No message expires: that would compare the clocks of two machines.
+    No message expires: that would compare the clocks of two machines. Raises: BrokerAway.
     """
-    if not is_full(queue.value, through=through):
-        through.send_task(ADVANCE, args=[job.id], queue=queue.value, retry=False, ignore_result=True)
+    with broker_errors(through):
+        if not is_full(queue.value, through=through):
+            through.send_task(ADVANCE, args=[job.id], queue=queue.value, retry=False, ignore_result=True)
 
 
 def send_push(push: Push, policy: PushPolicy, *, through: Celery = app) -> None:
-    """A message that a study may have a trial for this fleet; see workers.pushed."""
-    if is_full(policy.queue, through=through):
-        return
-    through.send_task(
-        EVALUATE,
-        args=[push.study_id, push.id, policy.objective],
-        # declared by the message itself: fleets name their queues as they like
-        queue=BrokerQueue(policy.queue),
-        retry=False,
-        ignore_result=True,
-    )
+    """A message that a study may have a trial for this fleet; see workers.pushed. Raises: BrokerAway."""
+    with broker_errors(through):
+        if is_full(policy.queue, through=through):
+            return
+        through.send_task(
+            EVALUATE,
+            args=[push.study_id, push.id, policy.objective],
+            # declared by the message itself: fleets name their queues as they like
+            queue=BrokerQueue(policy.queue),
+            retry=False,
+            ignore_result=True,
+        )
 
 
 def is_full(queue: str, *, through: Celery = app) -> bool:
@@ -113,9 +121,13 @@ def is_full(queue: str, *, through: Celery = app) -> bool:
 def broker_trouble(through: Celery = app) -> str | None:
     """Why the broker cannot be reached; None where it can."""
     try:
-        with through.connection_for_write(connect_timeout=BROKER_SECONDS) as connection:
+        with (
+            broker_errors(through),
+            through.connection_for_write(connect_timeout=BROKER_SECONDS) as connection,
+        ):
             connection.ensure_connection(max_retries=1, interval_start=0.2)
-    except OperationalError as error:
+    except BrokerAway as error:
+        BROKER.note("reaching the broker", str(error))
         return f"broker: {error}"[:200]
     return None
 
@@ -165,8 +177,10 @@ def _say_hello(sender: Any = None, **_: Any) -> None:
         queues=tuple(Queue(name) for name in sender.app.amqp.queues.consume_from),
         device=settings.device,
         uow=services.uow,
+        trouble=partial(broker_trouble, make_sender(settings)),
     )
     presence.start()
+    logger.info("%s serves %s on %s", presence.name, ", ".join(presence.queues), settings.device)
     _presences.append((presence, services))
 
 

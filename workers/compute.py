@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Final
 
 from bo_service.domain.job import Queue
+from workers.amounts import at_least_one
 
 COMPUTED: Final = (Queue.CPU.value, Queue.GPU.value, Queue.LLM.value)
 VISIBLE: Final = "CUDA_VISIBLE_DEVICES"
@@ -93,7 +94,7 @@ def worker_command(options: argparse.Namespace, device: str) -> list[str]:
     name = options.name or f"compute-{os.getpid()}"
     suffix = f"-{device.replace(':', '')}" if device else ""
     return [
-        *(sys.executable, "-m", "celery", "--app", "workers.celery_app", "worker"),
+        *(sys.executable, "-m", "celery", "--quiet", "--app", "workers.celery_app", "worker"),
         *("--queues", ",".join(options.queues), "--concurrency", str(options.concurrency)),
         *("--hostname", f"{name}{suffix}@{socket.gethostname()}"),
         *("--loglevel", "WARNING", "--without-gossip", "--without-mingle"),
@@ -145,7 +146,10 @@ def parser() -> argparse.ArgumentParser:
         help="a worker for each: cpu, cuda, or cuda:0,cuda:1 (default: BO_DEVICE, else all GPUs for the queue gpu)",
     )
     found.add_argument(
-        "--concurrency", type=int, default=1, help="processes of each worker; keep 1 on a GPU (default: 1)"
+        "--concurrency",
+        type=at_least_one,
+        default=1,
+        help="processes of each worker; keep 1 on a GPU (default: 1)",
     )
     found.add_argument("--name", help="name of the worker, unique on its host (default: from the process id)")
     return found

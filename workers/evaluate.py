@@ -10,6 +10,7 @@ import sys
 from typing import Final
 
 from bo_service.domain.spec import PushPolicy
+from workers.amounts import at_least_one
 from workers.slot import load_objective
 
 ALLOWED: Final = "BO_EVALUATE"
@@ -33,7 +34,7 @@ def worker_command(options: argparse.Namespace) -> list[str]:
     """Celery's command."""
     name = options.name or f"evaluate-{os.getpid()}"
     return [
-        *(sys.executable, "-m", "celery", "--app", "workers.evaluate_app", "worker"),
+        *(sys.executable, "-m", "celery", "--quiet", "--app", "workers.evaluate_app", "worker"),
         *("--queues", ",".join(options.queues), "--concurrency", str(options.concurrency)),
         *("--hostname", f"{name}@{socket.gethostname()}"),
         *("--loglevel", "WARNING", "--without-gossip", "--without-mingle"),
@@ -82,7 +83,9 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument(
         "--queues", type=_queues, default=["objectives"], help="comma-separated: objectives, objectives.NAME"
     )
-    found.add_argument("--concurrency", type=int, default=1, help="processes that evaluate at the same time")
+    found.add_argument(
+        "--concurrency", type=at_least_one, default=1, help="processes that evaluate at the same time"
+    )
     found.add_argument("--timeout", type=float, help="seconds after which an evaluation is ended as failed")
     found.add_argument("--lease-seconds", type=float, help="how long a silent worker keeps its trial")
     found.add_argument("--name", help="name of the worker, unique on its host (default: from the process id)")

@@ -16,6 +16,7 @@ from kombu import Queue as BrokerQueue
 from bo_service.client import TrialHandle
 from bo_service.settings import Settings
 from bo_service.telemetry import start_logging
+from workers.broker import PatientAMQP
 from workers.evaluate import ALLOWED
 from workers.pushed import register
 from workers.slot import load_objective
@@ -26,7 +27,7 @@ GRACE_SECONDS: Final = 30.0
 
 def make_app(settings: Settings, told: dict[str, Any]) -> Celery:
     """An application that evaluates what it was told. Late acks, so that a busy process holds no message back."""
-    app = Celery("bo_evaluate", broker=settings.broker_url)
+    app = Celery("bo_evaluate", broker=settings.broker_url, amqp=PatientAMQP)
     app.conf.update(
         accept_content=["json"],
         broker_connection_max_retries=None,

@@ -19,6 +19,7 @@ from typing import Any, Final
 from bo_service.client import BoServiceError, Client, Study
 from bo_service.client.models import ClaimedTrial
 from bo_service.domain.spec import StudySpec
+from workers.amounts import at_least_one
 from workers.command import unknown_placeholders
 from workers.slot import EXIT_REFUSED, EXIT_STUDY_OVER, EXIT_UNREACHABLE, SlotConfig, load_objective
 from workers.stopping import on_stop
@@ -257,7 +258,12 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    with Client(options.url, options.key) as client:
+    try:
+        client = Client(options.url, options.key)
+    except BoServiceError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    with client:
         try:
             study = client.study(options.study)
             check_objective(options, study)
@@ -309,10 +315,16 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument(
         "--command", help="a command with {parameter} placeholders; its last JSON line is the result"
     )
-    found.add_argument("--slots", type=int, default=1, help="processes that evaluate at the same time")
+    found.add_argument(
+        "--slots", type=at_least_one, default=1, help="processes that evaluate at the same time"
+    )
     found.add_argument("--timeout", type=float, help="seconds after which an evaluation is ended as failed")
-    found.add_argument("--max-trials", type=int, help="trials each slot evaluates before it ends")
-    found.add_argument("--idle-exit", type=float, help="end after so many seconds without work")
+    found.add_argument("--max-trials", type=at_least_one, help="trials each slot evaluates before it ends")
+    found.add_argument(
+        "--idle-exit",
+        type=float,
+        help="end after so many seconds without work; a suggestion that is being computed is waited for, ten minutes",
+    )
     found.add_argument("--lease-seconds", type=float, help="how long a silent worker keeps its trial")
     found.add_argument("--name", help="the worker's name; a restart under it takes its open trials back")
     found.add_argument("--url", help="the service (BO_URL)")

@@ -54,6 +54,8 @@ class Presence:
                 return
 
     def _say(self) -> None:
+        # not within a transaction: a broker that does not answer takes seconds
+        trouble = self.trouble()
         with self.uow() as store:
             now = store.now()
             self._started_at = self._started_at or now
@@ -62,7 +64,7 @@ class Presence:
                 role=self.role,
                 queues=self.queues,
                 device=self.device,
-                trouble=self.trouble(),
+                trouble=trouble,
                 is_embedded=self.is_embedded,
                 version=bo_service.__version__,
                 started_at=self._started_at,

@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, NoReturn
 
 from bo_service.bootstrap import Services
@@ -23,7 +24,10 @@ from workers.memory import too_much
 from workers.tasks import Desk
 
 LOOK_SECONDS: Final = 1.0
-"""Time between two looks at the memory of the process."""
+"""Time between two looks at the memory of the process, and between two tries to renew a lease that failed."""
+
+RENEWALS: Final = 5
+"""So often a lease is renewed in the time it lasts."""
 
 logger = logging.getLogger(__name__)
 
@@ -38,9 +42,15 @@ class Runner:
     def run(self, job_id: str) -> bool:
         """Run the job; False where it is done, taken or resting."""
         settings, uow = self.services.settings, self.services.uow
-        job = claim_job(
-            new_lease_token(), lease_seconds=settings.job_lease_seconds, job_id=JobId(job_id), uow=uow
+        claim = partial(
+            claim_job,
+            new_lease_token(),
+            lease_seconds=settings.job_lease_seconds,
+            job_id=JobId(job_id),
+            uow=uow,
         )
+        # another message comes once the database is back
+        job = guarded(claim, what="taking a job")
         if job is None:
             return False
         with self._lease_kept(job):
@@ -70,18 +80,19 @@ class Runner:
         seconds = settings.job_lease_seconds
 
         def care() -> None:
-            next_renewal = time.monotonic() + seconds / 3
+            next_renewal = time.monotonic() + seconds / RENEWALS
             is_kept = True
-            while not done.wait(min(LOOK_SECONDS, seconds / 3)):
+            while not done.wait(min(LOOK_SECONDS, seconds / RENEWALS)):
                 if reason := too_much(settings.compute_max_megabytes):
                     end_for(job, reason, uow=self.services.uow)
                 if not is_kept or time.monotonic() < next_renewal:
                     continue
-                next_renewal = time.monotonic() + seconds / 3
                 kept = guarded(
                     lambda: renew_job(job, seconds=seconds, uow=self.services.uow),
                     what=f"renewing job {job.id}",
                 )
+                if kept is not None:
+                    next_renewal = time.monotonic() + seconds / RENEWALS
                 if kept is False:
                     logger.warning("job %s was given to another worker; its result will be void", job.id)
                     is_kept = False

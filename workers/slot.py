@@ -17,8 +17,8 @@ from bo_service.client import BoServiceError, Client, TrialHandle, Unreachable
 from bo_service.client.evaluate import evaluate, objective_names
 from bo_service.client.handle import Objective
 from workers.command import CommandObjective
+from workers.idleness import Idleness
 
-WAIT_SECONDS: Final = 20.0
 EXIT_STUDY_OVER: Final = 0
 EXIT_REFUSED: Final = 3
 """The service refused us for good: the supervisor does not start this slot again."""
@@ -82,26 +82,26 @@ class Slot:
         objective = self._objective()
         study = self._client.study(config.study)
         names = objective_names(study)
-        n_done, idle_since = 0, time.monotonic()
+        n_done, idle = 0, Idleness(config.idle_exit_seconds)
         while config.max_trials is None or n_done < config.max_trials:
             claims = self._client.claim(
-                study.id, config.worker, wait_seconds=WAIT_SECONDS, lease_seconds=config.lease_seconds
+                study.id, config.worker, wait_seconds=idle.wait_seconds(), lease_seconds=config.lease_seconds
             )
             if not claims.trials:
                 if claims.retry_after_seconds is None:
                     self._tell("over", reason=f"{claims.reason}")
                     return EXIT_STUDY_OVER
-                idle = time.monotonic() - idle_since
-                if config.idle_exit_seconds is not None and idle > config.idle_exit_seconds:
-                    self._tell("over", reason=f"nothing to do for {idle:.0f} s ({claims.reason})")
+                if (seconds := idle.saw(claims.reason)) is not None:
+                    self._tell("over", reason=f"nothing to do for {seconds:.0f} s ({claims.reason})")
                     return EXIT_STUDY_OVER
-                time.sleep(min(claims.retry_after_seconds, 1.0))
+                time.sleep(min(claims.retry_after_seconds, 1.0, idle.wait_seconds()))
                 continue
             handle = TrialHandle(self._client, claims.trials[0])
             self._tell("started", trial=handle.id, number=handle.number, lease=handle.lease)
             trial = evaluate(handle, self._told_of(objective), names)
             self._tell("ended", number=handle.number, state=trial.state if trial else "lost")
-            n_done, idle_since = n_done + 1, time.monotonic()
+            n_done += 1
+            idle = Idleness(config.idle_exit_seconds)
         self._tell("over", reason=f"{n_done} trials done")
         return EXIT_STUDY_OVER
 

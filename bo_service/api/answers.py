@@ -71,6 +71,8 @@ class StudySummary(Answer):
     updated_at: datetime
     counts: dict[TrialState, Count]
     n_trials: Count
+    n_given: Count
+    max_trials: Count | None
     cost: float
     best_trial_id: Id | None
     best_value: float | None

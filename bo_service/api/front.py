@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bo_service.api.metrics import REQUEST_SECONDS, REQUESTS
 from bo_service.domain.ids import new_id
+from bo_service.outages import Seldom
 from bo_service.telemetry import bind, bound_to
 
 REQUEST_ID: Final = "x-request-id"
@@ -38,6 +39,8 @@ DOCS_POLICY: Final = (
     "img-src 'self' data: https://fastapi.tiangolo.com; frame-ancestors 'none'"
 )
 """FastAPI's page of the API takes its scripts from where its authors publish them."""
+
+UNAVAILABLE_LINES: Final = Seldom()
 
 logger = logging.getLogger("bo_service.requests")
 
@@ -95,6 +98,11 @@ def _note(method: str, route: str, status: int, seconds: float) -> None:
         level = logging.ERROR
     elif status >= 400 or (seconds > SLOW_SECONDS and status != 202):
         level = logging.INFO
-    if logger.isEnabledFor(level):
+    n_kept_back: int | None = 0
+    if status == 503:
+        # an outage: every worker asks again and again
+        level, n_kept_back = logging.WARNING, UNAVAILABLE_LINES.passes()
+    if n_kept_back is not None and logger.isEnabledFor(level):
+        more = f", and {n_kept_back} more since the last such line" if n_kept_back else ""
         details = {"method": method, "route": route, "status": status, "seconds": round(seconds, 4)}
-        logger.log(level, "%s %s %d in %.3f s", method, route, status, seconds, extra=details)
+        logger.log(level, "%s %s %d in %.3f s%s", method, route, status, seconds, more, extra=details)

@@ -26,6 +26,7 @@ from bo_service.domain.proposal import Measurement
 from bo_service.domain.records import Scope
 from bo_service.domain.spec import StudyName
 from bo_service.domain.trial import TrialState
+from bo_service.domain.validation import ID_PATTERN
 from bo_service.domain.webhook import LISTENABLE, NoticeKind, WebhookFormat
 
 NON_FINITE: Final = {
@@ -88,16 +89,16 @@ Cost = Annotated[float, Field(strict=True, ge=0, le=1e100)]
 """In the user's own unit; so far below the largest double that no sum of costs overflows."""
 
 
-ID: Final = r"^[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{12}$"
 StudyKey = Annotated[
     str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._:/-]*$", max_length=128, description="id or name")
 ]
-TrialKey = Annotated[TrialId, Path(pattern=ID)]
-SuggestionKey = Annotated[SuggestionId, Path(pattern=ID)]
-KeyId = Annotated[str, Path(pattern=ID)]
-WebhookKey = Annotated[str, Path(pattern=ID)]
-DeliveryKey = Annotated[str, Path(pattern=ID)]
+TrialKey = Annotated[TrialId, Path(pattern=ID_PATTERN)]
+SuggestionKey = Annotated[SuggestionId, Path(pattern=ID_PATTERN)]
+KeyId = Annotated[str, Path(pattern=ID_PATTERN)]
+WebhookKey = Annotated[str, Path(pattern=ID_PATTERN)]
+DeliveryKey = Annotated[str, Path(pattern=ID_PATTERN)]
 
+TrialNumber = Annotated[int, Query(ge=1, le=2**31 - 1, description="this trial of the study alone")]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 Cursor = Annotated[Text, Query(max_length=512, description="next_cursor of the page before")]
 EventSeq = Annotated[int, Query(ge=0, le=2**53)]

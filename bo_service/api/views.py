@@ -60,6 +60,8 @@ def study_summary(study: Study) -> dict[str, Any]:
         "updated_at": time_view(study.updated_at),
         "counts": {state.value: study.n(state) for state in TrialState},
         "n_trials": study.n_trials,
+        "n_given": study.n_given,
+        "max_trials": study.spec.stopping.max_trials,
         "cost": study.cost,
         "best_trial_id": study.best_trial_id,
         "best_value": study.best_value,

@@ -2,12 +2,14 @@
 
 from bo_service.client.client import Client
 from bo_service.client.errors import (
+    BadUrl,
     BoServiceError,
     LeaseLost,
     NotFound,
     Refused,
     SecretLost,
     StudyClosed,
+    StudyDiffers,
     TrialClosed,
     Unreachable,
 )
@@ -36,6 +38,7 @@ from bo_service.domain.spec_parameters import (
 
 __all__ = [
     "ActiveIf",
+    "BadUrl",
     "BoServiceError",
     "BoolParameter",
     "CategoricalParameter",
@@ -62,6 +65,7 @@ __all__ = [
     "StoppingRules",
     "Study",
     "StudyClosed",
+    "StudyDiffers",
     "StudySpec",
     "Suggestion",
     "SurrogateChoice",

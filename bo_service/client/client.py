@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 import httpx2
 
-from bo_service.client.errors import Unreachable
+from bo_service.client.errors import NotFound, Refused, StudyDiffers, Unreachable
 from bo_service.client.events import read_events
 from bo_service.client.models import ClaimedTrial, Claims, Event, Heartbeat, Study, Suggestion, Trial
 from bo_service.client.transport import Transport
@@ -48,6 +48,18 @@ def _number(value: Any) -> float | str:
     number = float(value)
     # NaN is the one value that differs from itself
     return number if number == number and abs(number) != float("inf") else str(number)  # noqa: PLR0124
+
+
+def refuse_another(found: Study, wanted: Mapping[str, Any]) -> None:
+    """Raises: StudyDiffers where a study has other parameters or metrics than a specification, by name."""
+    for part in ("parameters", "metrics"):
+        there = {item["name"] for item in (found.spec or {})[part]}
+        here = {item["name"] for item in wanted[part]}
+        if there != here:
+            raise StudyDiffers(
+                f"the study {found.name!r} that is there has the {part} {', '.join(sorted(there))}, not"
+                f" {', '.join(sorted(here))}: choose another name, or branch it"
+            )
 
 
 class Client:
@@ -95,10 +107,21 @@ class Client:
 
     # studies
 
-    def create_study(self, spec: SpecLike) -> Study:
-        """Create a study; a problem in the specification raises Refused with every field at fault."""
+    def create_study(self, spec: SpecLike, *, load_if_exists: bool = False) -> Study:
+        """Create a study; a problem in the specification raises Refused with every field at fault.
+
+        `load_if_exists` gives the study of this name where there is one, as it is: the same parameters and metrics
+        by name, whatever became of their ranges. Raises: StudyDiffers where they are others.
+        """
         body = spec.model_dump(mode="json") if isinstance(spec, StudySpec) else dict(spec)
-        return Study.from_json(self._http.json("POST", "/v1/studies", body=body))
+        try:
+            return Study.from_json(self._http.json("POST", "/v1/studies", body=body))
+        except Refused as error:
+            if not load_if_exists or error.code != "name_taken":
+                raise
+        found = self.study(str(body["name"]))
+        refuse_another(found, body)
+        return found
 
     def study(self, study: str) -> Study:
         """A study by id or name."""
@@ -237,6 +260,15 @@ class Client:
     def trial(self, trial_id: str) -> Trial:
         """One trial; `raw` has its attempts, observations and notes."""
         return Trial.from_json(self._http.json("GET", f"/v1/trials/{trial_id}"))
+
+    def trial_numbered(self, study: str, number: int) -> Trial:
+        """A trial by its number in a study; `raw` has its attempts, observations and notes."""
+        params = {"number": number}
+        found = self._http.json("GET", f"/v1/studies/{study}/trials", params=params)["items"]
+        if not found:
+            problem = {"code": "not_found", "detail": f"study {study!r} has no trial {number}"}
+            raise NotFound(404, problem)
+        return self.trial(found[0]["id"])
 
     def trials(
         self, study: str, *, state: str | Sequence[str] | None = None, updated_since: str | None = None
@@ -424,10 +456,16 @@ class Client:
         trials: int | None = None,
         workers: int = 1,
         progress: bool = True,
+        load_if_exists: bool = False,
     ) -> OptimizeResult:
-        """Evaluate `objective` here until `trials` are done or the study stops; see optimize.run."""
+        """Evaluate `objective` here until `trials` more are done or the study stops; see optimize.run.
+
+        A name, or a specification with `load_if_exists`, goes on with a study that is there.
+        """
         from bo_service.client.optimize import run  # noqa: PLC0415  it imports this module
 
+        if not isinstance(study, str):
+            study = self.create_study(study, load_if_exists=load_if_exists).id
         return run(self, study, objective, n_trials=trials, n_workers=workers, with_progress=progress)
 
     def wait(self, study: str, *, poll_seconds: float = 0.5) -> Study:

@@ -1,5 +1,7 @@
 """BoServiceError
++- BadUrl         the URL given, or BO_URL, is none: mend it
 +- Unreachable    the service did not answer, after all retries; try again later
++- StudyDiffers   the study to load has other parameters or metrics: choose another name
 +- SecretLost     it was done, but the answer with the secret got lost and is not given again; rotate what was made
 `- Refused        the service said no; `code`, `detail`, `hint` and `problems` say why
    +- NotFound    a wrong id or name
@@ -19,8 +21,16 @@ class BoServiceError(Exception):
     """Anything that goes wrong between this client and the service."""
 
 
+class BadUrl(BoServiceError):
+    """BO_URL, or the URL given, is not one of a service."""
+
+
 class Unreachable(BoServiceError):
     """No answer, or only temporary refusals, after all retries."""
+
+
+class StudyDiffers(BoServiceError):
+    """There is another study of the name that was to be loaded or created."""
 
 
 class SecretLost(BoServiceError):

@@ -135,6 +135,12 @@ class Study:
         )
 
     @property
+    def max_trials(self) -> int | None:
+        """The budget of trials, where the study has one."""
+        found: int | None = self.raw.get("max_trials")
+        return found
+
+    @property
     def n_closed(self) -> int:
         """Trials that ended, in whatever way."""
         return self.n_trials - sum(self.counts[state] for state in ("RUNNING", "PAUSED", "QUEUED"))

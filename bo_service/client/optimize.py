@@ -14,7 +14,7 @@ from typing import Final
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from bo_service.client.client import Client, SpecLike
+from bo_service.client.client import Client
 from bo_service.client.errors import BoServiceError
 from bo_service.client.evaluate import evaluate, objective_names
 from bo_service.client.handle import Objective, TrialHandle
@@ -108,20 +108,20 @@ class _Run:
 
 def run(
     client: Client,
-    study: SpecLike | str,
+    study: str,
     objective: Objective,
     *,
     n_trials: int | None,
     n_workers: int,
     with_progress: bool,
 ) -> OptimizeResult:
-    """Evaluate `objective` in threads of this process.
+    """Evaluate `objective` in threads of this process, for a study by name or id.
 
-    A specification creates the study, a name or id joins one. Ends after `n_trials` evaluations, or when the
+    Ends after `n_trials` evaluations, or when the
     study stops; Ctrl-C releases the running trials.
     Raises: ObjectiveBroken where the first three trials all failed; Unreachable, Refused.
     """
-    found = client.study(study) if isinstance(study, str) else client.create_study(study)
+    found = client.study(study)
     if n_trials is None and not any((found.spec or {}).get("stopping", {}).get(n) for n in _ENDING_RULES):
         raise ValueError("say when to stop: give trials=..., or a stopping rule in the study")
     state = _Run(client=client, study=found, objective=objective, n_wanted=n_trials)

@@ -70,7 +70,10 @@ def _refusals() -> Iterator[None]:
 
     try:
         yield
-    except (ArchiveError, ServiceError, OSError) as error:
+    except OSError as error:
+        named = f"{error.filename}: " if error.filename else ""
+        raise fail(f"{named}{error.strerror or error}") from error
+    except (ArchiveError, ServiceError) as error:
         raise fail(str(error)) from error
 
 

@@ -13,10 +13,12 @@ import typer
 
 from bo_service.client import BoServiceError, Client
 from bo_service.commands.output import Json, console, print_json
+from bo_service.domain.errors import ServiceError
 from bo_service.settings import Settings
 
 MIN_FREE_BYTES: Final = 500e6
 IMPORT_SECONDS: Final = 120
+BROKER_SECONDS: Final = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,7 @@ def findings(settings: Settings) -> Iterator[Finding]:
         _database,
         _service,
         _compute,
+        _broker,
         _models,
     )
     for check in checks:
@@ -57,9 +60,7 @@ def _disk(settings: Settings) -> Finding:
 
 
 def _database(settings: Settings) -> Finding:
-    from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415  slow to import
-
-    from bo_service.bootstrap import database_revision  # noqa: PLC0415
+    from bo_service.bootstrap import database_revision  # noqa: PLC0415  slow to import
 
     url = settings.resolved_database_url()
     if url.startswith("sqlite") and not settings.home.exists():
@@ -68,7 +69,7 @@ def _database(settings: Settings) -> Finding:
         )
     try:
         present, newest = database_revision(settings)
-    except (SQLAlchemyError, OSError) as error:
+    except (ServiceError, OSError) as error:
         return Finding("database", is_fine=False, detail=str(error)[:300], remedy="check BO_DATABASE_URL")
     if present != newest:
         return Finding(
@@ -81,29 +82,28 @@ def _database(settings: Settings) -> Finding:
 
 
 def _service(_: Settings) -> Finding:
-    with Client(patience_seconds=1.0, timeout_seconds=5.0) as client:
-        try:
+    try:
+        with Client(patience_seconds=1.0, timeout_seconds=5.0) as client:
             info = client.info()
-        except BoServiceError as error:
-            first = str(error).splitlines()[0]
-            return Finding(
-                "service",
-                is_fine=False,
-                detail=first,
-                remedy="start it with `bo up`, or set BO_URL and BO_API_KEY",
-            )
-        detail = f"{client.url}, version {info['version']}, project {info['project']}, {info['scope']} key"
-        return Finding("service", is_fine=True, detail=detail)
+    except BoServiceError as error:
+        first, *more = str(error).splitlines()
+        remedy = more[-1].removeprefix("hint: ") if more else ""
+        return Finding(
+            "service",
+            is_fine=False,
+            detail=first,
+            remedy=remedy or "start it with `bo up`, or set BO_URL and BO_API_KEY",
+        )
+    detail = f"{client.url}, version {info['version']}, project {info['project']}, {info['scope']} key"
+    return Finding("service", is_fine=True, detail=detail)
 
 
 def _compute(_: Settings) -> Finding:
-    with Client(patience_seconds=1.0, timeout_seconds=5.0) as client:
-        try:
+    try:
+        with Client(patience_seconds=1.0, timeout_seconds=5.0) as client:
             ready = client.readiness()
-        except (BoServiceError, OSError, ValueError) as error:
-            return Finding(
-                "compute", is_fine=False, detail=str(error)[:200], remedy="start the service first"
-            )
+    except (BoServiceError, OSError, ValueError) as error:
+        return Finding("compute", is_fine=False, detail=str(error)[:200], remedy="start the service first")
     bad = {name: check["reason"] for name, check in ready["checks"].items() if "reason" in check}
     compute = ready["checks"].get("compute", {"ok": False, "kind": "not looked at"})
     if compute["kind"] == "embedded":
@@ -111,6 +111,27 @@ def _compute(_: Settings) -> Finding:
         return Finding("compute", bool(compute["ok"]), detail, "look into the service's log")
     detail = "; ".join(bad.values()) or f"queues {', '.join(compute['queues'])}"
     return Finding("compute", not bad, detail, "start `bo relay` and `bo compute`; see `bo status`")
+
+
+def _broker(settings: Settings) -> Finding:
+    if settings.compute != "external" or not settings.broker_url:
+        return Finding("broker", is_fine=True, detail="none is needed: the service computes by itself")
+    from kombu import Connection  # noqa: PLC0415  slow to import
+    from kombu.exceptions import OperationalError  # noqa: PLC0415
+
+    options: dict[str, float] = {}
+    if settings.broker_url.startswith("redis"):
+        options = dict.fromkeys(("socket_timeout", "socket_connect_timeout"), BROKER_SECONDS)
+    broker = Connection(settings.broker_url, connect_timeout=BROKER_SECONDS, transport_options=options)
+    shown = broker.as_uri()
+    try:
+        with broker:
+            broker.ensure_connection(max_retries=1, interval_start=0.2)
+    except (OperationalError, OSError) as error:
+        return Finding(
+            "broker", is_fine=False, detail=f"{shown}: {error}", remedy="start it, or check BO_BROKER_URL"
+        )
+    return Finding("broker", is_fine=True, detail=shown)
 
 
 def _models(_: Settings) -> Finding:

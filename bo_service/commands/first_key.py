@@ -64,17 +64,12 @@ def _made(name: str, scope: Scope, project: str, *, from_file: Path | None) -> t
 
 def _check_database(settings: Settings) -> None:
     """Refuse a database that is away or of another version. Raises: typer.Exit."""
-    from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415
-
     from bo_service.bootstrap import database_revision  # noqa: PLC0415
 
     try:
         present, newest = database_revision(settings)
-    except SQLAlchemyError as error:
-        reason = str(error).splitlines()[0]
-        raise fail(
-            f"BO_DATABASE_URL: the database does not answer, or there is none yet: {reason}"
-        ) from error
+    except ServiceError as error:
+        raise fail(f"the database does not answer, or there is none yet: {error}") from error
     if present != newest:
         raise fail(
             f"BO_DATABASE_URL: at revision {present or 'none'}, this version needs {newest}: run `bo db upgrade` first"

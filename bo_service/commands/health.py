@@ -35,7 +35,11 @@ def health(
 def _of_service(url: str | None, *, with_key: bool) -> str:
     """Why the service does not serve, or does not serve this key; empty where it does."""
     try:
-        with Client(url, patience_seconds=0.0, timeout_seconds=ANSWER_SECONDS) as client:
+        client = Client(url, patience_seconds=0.0, timeout_seconds=ANSWER_SECONDS)
+    except BoServiceError as error:
+        return str(error)
+    try:
+        with client:
             # 200 is what a load balancer goes by; what is amiss beside the process stands in the answer
             answer = httpx2.get(f"{client.url}/readyz", timeout=ANSWER_SECONDS)
             if answer.status_code != 200:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bo_service.commands.output import Json, connected, console, minute, print_json, print_table
+from bo_service.commands.output import Json, connected, console, fail, minute, print_json, print_table
 
 db = typer.Typer(no_args_is_help=True, help="The database named by BO_DATABASE_URL, or the embedded one.")
 key = typer.Typer(no_args_is_help=True, help="API keys of the project.")
@@ -17,11 +17,16 @@ surrogate = typer.Typer(no_args_is_help=True, help="The installed surrogates.")
 @db.command()
 def upgrade(revision: Annotated[str, typer.Argument(help="a revision, or head")] = "head") -> None:
     """Create or migrate the tables."""
+    from alembic.util import CommandError  # noqa: PLC0415
+
     from bo_service.bootstrap import database_revision, upgrade_database  # noqa: PLC0415  slow to import
     from bo_service.settings import Settings  # noqa: PLC0415
 
     settings = Settings()
-    upgrade_database(settings, revision)
+    try:
+        upgrade_database(settings, revision)
+    except CommandError as error:
+        raise fail(f"{revision}: {error}") from error
     console.print(f"database at revision {database_revision(settings)[0]}")
 
 
@@ -48,9 +53,8 @@ def check(as_json: Json = False) -> None:
     settings = Settings()
     present, newest = database_revision(settings)
     if present != newest:
-        raise typer.BadParameter(
-            f"the database is at revision {present or 'none'}, this version at {newest}: run `bo db upgrade` first",
-            param_hint="BO_DATABASE_URL",
+        raise fail(
+            f"the database is at revision {present or 'none'}, this version at {newest}: run `bo db upgrade` first"
         )
     services = build_services(settings)
     broken = broken_invariants(services)
@@ -119,7 +123,7 @@ def list_keys(as_json: Json = False) -> None:
             )
             for k in keys
         ]
-        print_table("keys", ("id", "name", "scope", "created", "ends"), rows)
+        print_table("keys", ("id", "name", "scope", "created", "ends"), rows, only_wide=("created",))
 
 
 @key.command()

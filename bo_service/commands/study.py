@@ -12,10 +12,12 @@ import typer
 from bo_service.client import Study
 from bo_service.commands.output import (
     TRIAL_COLUMNS,
+    Ids,
     Json,
     connected,
     console,
     fail,
+    hidden,
     print_json,
     print_table,
     short,
@@ -33,7 +35,9 @@ def read_document(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text()
         content = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise fail(f"{path}: {error.strerror}") from error
+    except ValueError as error:
         raise fail(f"{path}: {error}") from error
     if not isinstance(content, dict):
         raise fail(f"{path}: not a JSON object")
@@ -43,19 +47,29 @@ def read_document(path: Path) -> dict[str, Any]:
 def study_row(study: Study) -> list[Any]:
     """A study in a table."""
     counts = study.counts
+    closed = str(study.n_closed)
+    if study.max_trials is not None:
+        # what was attached or imported costs nothing of the budget
+        closed = f"{study.n_closed - study.raw.get('n_given', 0)} of {study.max_trials}"
     return [
         study.name,
         study.state,
-        f"{study.n_closed}/{study.n_trials}",
+        closed,
+        study.n_trials,
         counts["RUNNING"],
         counts["FAILED"],
-        study.best_value,
+        None if study.best_value is None else short(study.best_value),
         study.surrogate,
         study.id,
     ]
 
 
-STUDY_COLUMNS = ("name", "state", "closed", "running", "failed", "best", "surrogate", "id")
+STUDY_COLUMNS = ("name", "state", "closed", "started", "running", "failed", "best", "surrogate", "id")
+
+
+def narrow(ids: bool) -> tuple[str, ...]:
+    """The columns of a study that a narrow terminal does without."""
+    return hidden(ids, "surrogate", instead=("started", "running", "failed"))
 
 
 @app.command()
@@ -74,32 +88,34 @@ def create(
 @app.command("list")
 def list_studies(
     state: Annotated[str | None, typer.Option(help="ACTIVE, PAUSED, STOPPED or ARCHIVED")] = None,
+    ids: Ids = False,
     as_json: Json = False,
 ) -> None:
-    """The studies of the project, newest first."""
+    """The studies of the project, newest first; closed trials of their budget, where they have one."""
     with connected() as client:
         studies = list(client.studies(state=state))
     if as_json:
         print_json([study.raw for study in studies])
     else:
-        print_table("studies", STUDY_COLUMNS, [study_row(study) for study in studies])
+        rows = [study_row(study) for study in studies]
+        print_table("studies", STUDY_COLUMNS, rows, only_wide=narrow(ids))
 
 
 @app.command()
-def show(study: StudyName, as_json: Json = False) -> None:
+def show(study: StudyName, ids: Ids = False, as_json: Json = False) -> None:
     """One study with its counters and its best trial."""
     with connected() as client:
         found = client.study(study)
     if as_json:
         print_json(found.raw)
         return
-    print_table("study", STUDY_COLUMNS, [study_row(found)])
+    print_table("study", STUDY_COLUMNS, [study_row(found)], only_wide=narrow(ids))
     if found.state_reason:
         console.print(f"state: {found.state_reason}")
     if found.raw["breaker"]["open"]:
         console.print(f"[red]model bypassed:[/red] {found.raw['breaker']['reason']}")
     if found.best:
-        print_table("best", TRIAL_COLUMNS, [trial_row(found.best)])
+        print_table("best", TRIAL_COLUMNS, [trial_row(found.best)], only_wide=("worker",))
 
 
 @app.command()
@@ -108,12 +124,14 @@ def best(study: StudyName, as_json: Json = False) -> None:
     with connected() as client:
         found = client.best(study)
         trials = [found] if found else client.pareto(study)
+        of_study = client.study(study)
     if as_json:
         print_json([trial.raw for trial in trials])
     elif trials:
-        print_table(
-            "best" if found else "Pareto front", TRIAL_COLUMNS, [trial_row(trial) for trial in trials]
-        )
+        rows = [trial_row(trial) for trial in trials]
+        print_table("best" if found else "Pareto front", TRIAL_COLUMNS, rows, only_wide=("worker",))
+    elif of_study.counts["COMPLETED"] == 0:
+        console.print("no trial is completed yet")
     else:
         console.print("no completed trial meets the constraints yet")
 

@@ -10,12 +10,15 @@ import typer
 from bo_service.client import ClaimedTrial, Client, Trial
 from bo_service.commands.output import (
     TRIAL_COLUMNS,
+    Ids,
     Json,
     connected,
     console,
     fail,
+    hidden,
     print_json,
     print_table,
+    second,
     short,
     trial_row,
 )
@@ -43,13 +46,15 @@ def _print(trial: Trial, *, as_json: bool) -> None:
     if as_json:
         print_json(trial.raw)
     else:
-        print_table("trial", (*TRIAL_COLUMNS, "id"), [[*trial_row(trial), trial.id]])
+        row = [*trial_row(trial), trial.id]
+        print_table("trial", (*TRIAL_COLUMNS, "id"), [row], only_wide=("worker", "id"))
 
 
 @app.command("list")
 def list_trials(
     study: StudyName,
     state: Annotated[list[str] | None, typer.Option(help="only these states")] = None,
+    ids: Ids = False,
     as_json: Json = False,
 ) -> None:
     """The trials of a study by number."""
@@ -58,25 +63,37 @@ def list_trials(
     if as_json:
         print_json([trial.raw for trial in trials])
     else:
-        print_table("trials", TRIAL_COLUMNS, [trial_row(trial) for trial in trials])
+        rows = [[*trial_row(trial), trial.id] for trial in trials]
+        print_table("trials", (*TRIAL_COLUMNS, "id"), rows, only_wide=hidden(ids, "worker"))
 
 
 @app.command()
-def show(trial: TrialId, as_json: Json = False) -> None:
-    """One trial with its attempts and observations."""
+def show(
+    trial: Annotated[str, typer.Argument(help="its id, or the study it belongs to")],
+    number: Annotated[int | None, typer.Argument(min=1, help="its number, after the study")] = None,
+    as_json: Json = False,
+) -> None:
+    """One trial with its attempts and observations: bo trial show ID, or bo trial show STUDY NUMBER."""
+    if number is None and trial.isdigit():
+        raise fail(f"which study? bo trial show STUDY {trial}")
     with connected() as client:
-        found = client.trial(trial)
+        found = client.trial(trial) if number is None else client.trial_numbered(trial, number)
     _print(found, as_json=as_json)
     if as_json:
         return
+    console.print(f"id {found.id}", highlight=False)
     console.print(f"made by {short(found.provenance)}", highlight=False)
     attempts = [
-        [a["number"], a["worker"], a["started_at"], a["ended_at"], a["exit"]]
+        [a["number"], a["worker"], second(a["started_at"]), second(a["ended_at"]), a["exit"]]
         for a in found.raw["attempts_log"]
     ]
-    print_table("attempts", ("number", "worker", "started", "ended", "exit"), attempts)
+    columns = ("number", "worker", "started", "ended", "exit")
+    print_table("attempts", columns, attempts, only_wide=("ended",))
     if found.raw["observations"]:
-        rows = [[o["step"], o["metric"], o["value"], o["sem"]] for o in found.raw["observations"]]
+        rows = [
+            [o["step"], o["metric"], short(o["value"]), o["sem"] and short(o["sem"])]
+            for o in found.raw["observations"]
+        ]
         print_table("observations", ("step", "metric", "value", "sem"), rows)
     if found.reason:
         console.print(found.reason, markup=False, highlight=False)
@@ -123,8 +140,10 @@ def claim(
         return
     if not claims.trials:
         raise fail(f"no trial: {claims.reason}")
-    rows = [[t.number, short(t.parameters), t.id, t.lease] for t in claims.trials]
-    print_table("claimed", ("number", "parameters", "id", "lease"), rows)
+    for trial in claims.trials:
+        # whole, to be copied
+        console.print(f"trial {trial.number}: {short(trial.parameters)}", markup=False, highlight=False)
+        console.print(f"  id    {trial.id}\n  lease {trial.lease}", highlight=False, soft_wrap=True)
 
 
 def _held(client: Client, trial: str, lease: str) -> ClaimedTrial:

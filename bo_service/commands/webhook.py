@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bo_service.commands.output import Json, connected, console, print_json, print_table
+from bo_service.commands.output import Ids, Json, connected, console, print_json, print_table, second
 
 app = typer.Typer(no_args_is_help=True, help="Webhooks: tell a URL when studies finish, fail or improve.")
 
@@ -49,7 +49,8 @@ def list_webhooks(as_json: Json = False) -> None:
         [w["url"], ", ".join(w["kinds"]), w["study_id"], w["format"], w["disabled_reason"], w["id"]]
         for w in found
     ]
-    print_table("webhooks", ("url", "kinds", "study", "format", "disabled", "id"), rows)
+    columns = ("url", "kinds", "study", "format", "disabled", "id")
+    print_table("webhooks", columns, rows, only_wide=("kinds", "study", "format"))
 
 
 @app.command()
@@ -91,19 +92,23 @@ def send_ping(webhook: WebhookId, as_json: Json = False) -> None:
 def deliveries(
     webhook: WebhookId,
     state: Annotated[str | None, typer.Option(help="PENDING, DELIVERED or FAILED")] = None,
+    ids: Ids = False,
     as_json: Json = False,
 ) -> None:
-    """The messages of the last days, newest first."""
+    """The messages of the last days, newest first; `bo webhook retry` wants the ids that --ids shows."""
     with connected() as client:
         found = list(client.webhooks.deliveries(webhook, state=state))
     if as_json:
         print_json(found)
         return
     rows = [
-        [d["created_at"], d["kind"], d["state"], d["tries"], d["last_error"] or d["status"], d["id"]]
+        [second(d["created_at"]), d["kind"], d["state"], d["tries"], d["last_error"] or d["status"], d["id"]]
         for d in found
     ]
-    print_table("deliveries", ("created", "kind", "state", "tries", "answer", "id"), rows)
+    columns = ("created", "kind", "state", "tries", "answer", "id")
+    # a narrow terminal has no room for both
+    narrow = ("created", "answer") if ids else ("id",)
+    print_table("deliveries", columns, rows, only_wide=narrow)
 
 
 @app.command()

@@ -2,14 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from pydantic import ValidationError
 
 from surrogates.errors import Problem
 
+ID_PATTERN: Final = r"^[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{12}$"
+"""What the id of a trial, suggestion, key or webhook looks like."""
+
 PARAMETER_TAGS: Final = frozenset(("float", "int", "categorical", "ordinal", "bool", "fixed", "mixture"))
+
+WORDS_ELSEWHERE: Final[Mapping[str, Mapping[str, str]]] = {
+    "": {
+        "budget": "stopping.max_trials",
+        "n_trials": "stopping.max_trials",
+        "max_trials": "stopping.max_trials",
+        "timeout_seconds": "stopping.max_seconds",
+        "direction": "the goal of a metric",
+        "directions": "the goal of a metric",
+        "objective": "metrics",
+        "objectives": "metrics",
+        "params": "parameters",
+        "space": "parameters",
+        "search_space": "parameters",
+        "sampler": "surrogate",
+        "pruner": "should_stop in the objective: see docs/from-optuna.md",
+    },
+    "metrics": {
+        "direction": "goal",
+        "mode": "goal",
+        "objective": "goal",
+        "type": "goal",
+        "min": "lower",
+        "max": "upper",
+    },
+    "parameters": {
+        "lower": "low",
+        "min": "low",
+        "upper": "high",
+        "max": "high",
+        "bounds": "low and high",
+        "range": "low and high",
+        "log": 'scale: "log"',
+        "values": "choices (categorical) or levels (ordinal)",
+        "categories": "choices",
+        "options": "choices",
+    },
+}
+"""By where a field stands: in a study, one of its metrics or one of its parameters."""
 
 HINTS: Final = {
     "extra_forbidden": "check the spelling, or leave it out",
@@ -57,6 +99,8 @@ def _readable(location: list[Any]) -> list[str]:
 
 
 def _reason(item: Any) -> str:
+    if _is_no_id(item):
+        return f"{str(item.get('input'))[:64]!r} is not an id"
     message = str(item["msg"])
     for prefix in ("Value error, ", "Assertion failed, "):
         message = message.removeprefix(prefix)
@@ -64,5 +108,21 @@ def _reason(item: Any) -> str:
     return message if starts_with_a_name else message[:1].lower() + message[1:]
 
 
+def _is_no_id(item: Any) -> bool:
+    """Whether a text should have been the id of something, by the pattern it was held against."""
+    return item["type"] == "string_pattern_mismatch" and (item.get("ctx") or {}).get("pattern") == ID_PATTERN
+
+
 def _hint(item: Any) -> str:
+    if _is_no_id(item):
+        return "ids look like 0197d0c5-8f3a-7cc1-9d5e-2b1f6a7c8d9e; lists give them"
+    if item["type"] == "extra_forbidden" and (meant := _meant(item["loc"])):
+        return f"did you mean {meant}?"
     return HINTS.get(item["type"], "")
+
+
+def _meant(location: Sequence[Any]) -> str:
+    """What other libraries' word for a field of a study is called here; empty for no such word."""
+    *path, name = [part for part in location if part not in ("body", *PARAMETER_TAGS)]
+    within = str(path[0]) if len(path) == 2 and isinstance(path[1], int) else ("" if not path else "?")
+    return WORDS_ELSEWHERE.get(within, {}).get(str(name), "")

@@ -102,6 +102,7 @@ class Trials(Protocol):
         *,
         states: Sequence[TrialState] = (),
         worker: str | None = None,
+        number: int | None = None,
         updated_since: datetime | None = None,
         cursor: str | None = None,
         limit: int = 100,

@@ -121,47 +121,23 @@ def _deliveries(connection: Connection) -> tuple[int, int]:
 
 
 @dataclass(slots=True)
-class GrowingTotals:
-    """What only grows, kept in memory and brought up to date at every look; the first look reads every event."""
+class Tally:
+    """Events counted."""
 
-    _seq: int = 0
-    _fits: dict[tuple[str, str], FitTotals] = field(default_factory=dict)
-    _events: Counter[str] = field(default_factory=Counter)
-    _n_expired: int = 0
-    _crashes: Counter[str] = field(default_factory=Counter)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    fits: dict[tuple[str, str], FitTotals] = field(default_factory=dict)
+    events: Counter[str] = field(default_factory=Counter)
+    n_expired: int = 0
+    crashes: Counter[str] = field(default_factory=Counter)
 
-    def brought_up_to(self, settled: datetime, *, connection: Connection) -> Totals:
-        """The totals until a time of which every transaction has ended."""
-        with self._lock:
-            newest = self._newest(connection, settled)
-            if newest > self._seq:
-                self._count_events(connection, newest)
-                self._seq = newest
-            return Totals(
-                fits=dict(self._fits),
-                events=dict(self._events),
-                n_leases_expired=self._n_expired,
-                crashes=dict(self._crashes),
-                llm=_llm(connection),
-            )
+    def copy(self) -> Tally:
+        return Tally(dict(self.fits), self.events.copy(), self.n_expired, self.crashes.copy())
 
-    def _newest(self, connection: Connection, settled: datetime) -> int:
-        """The last event that is old enough; looked for from the end, where the numbers are."""
-        query = (
-            select(EVENTS.c.seq)
-            .where(EVENTS.c.seq > self._seq, EVENTS.c.at <= settled)
-            .order_by(EVENTS.c.seq.desc())
-            .limit(1)
-        )
-        return connection.execute(query).scalar() or self._seq
-
-    def _count_events(self, connection: Connection, newest: int) -> None:
-        new = and_(EVENTS.c.seq > self._seq, EVENTS.c.seq <= newest)
+    def count(self, new: ColumnElement[bool], *, connection: Connection) -> None:
+        """Count these events, too."""
         for kind, n in connection.execute(
             select(EVENTS.c.kind, func.count()).where(new).group_by(EVENTS.c.kind)
         ):
-            self._events[kind] += n
+            self.events[kind] += n
         of_jobs = (EventKind.FIT_FINISHED.value, EventKind.JOB_CRASHED.value)
         told = (*of_jobs, EventKind.TRIAL_REQUEUED.value, EventKind.TRIAL_CLOSED.value)
         exits = EVENTS.c.kind.in_(of_jobs) | (
@@ -172,19 +148,60 @@ class GrowingTotals:
             if row.kind == EventKind.FIT_FINISHED.value:
                 self._add_fit(row.payload)
             elif row.kind == EventKind.JOB_CRASHED.value:
-                self._crashes[str(row.payload.get("surrogate", ""))] += 1
+                self.crashes[str(row.payload.get("surrogate", ""))] += 1
             else:
-                self._n_expired += 1
+                self.n_expired += 1
 
     def _add_fit(self, payload: dict[str, Any]) -> None:
         key = (str(payload.get("surrogate", "")), str(payload.get("device", "")))
-        so_far = self._fits.get(key, FitTotals())
-        self._fits[key] = replace(
+        so_far = self.fits.get(key, FitTotals())
+        self.fits[key] = replace(
             so_far,
             n=so_far.n + 1,
             n_fallbacks=so_far.n_fallbacks + (payload.get("fallback_reason") is not None),
             seconds=so_far.seconds + float(payload.get("seconds", 0.0)),
         )
+
+
+@dataclass(slots=True)
+class GrowingTotals:
+    """What only grows, kept in memory; the first look reads every event.
+
+    Events of which some with lower numbers may still come are counted anew at every look, and none is missed.
+    """
+
+    _seq: int = 0
+    _settled: Tally = field(default_factory=Tally)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def now(self, settled: datetime, *, connection: Connection) -> Totals:
+        """The totals; every transaction that began before `settled` has ended."""
+        with self._lock:
+            newest = self._newest(connection, settled)
+            if newest > self._seq:
+                new = and_(EVENTS.c.seq > self._seq, EVENTS.c.seq <= newest)
+                self._settled.count(new, connection=connection)
+                self._seq = newest
+            found = self._settled.copy()
+            newest = self._seq
+        found.count(EVENTS.c.seq > newest, connection=connection)
+        return Totals(
+            fits=found.fits,
+            events=dict(found.events),
+            n_leases_expired=found.n_expired,
+            crashes=dict(found.crashes),
+            llm=_llm(connection),
+        )
+
+    def _newest(self, connection: Connection, settled: datetime) -> int:
+        """The last event that is old enough; looked for from the end, where the numbers are."""
+        query = (
+            select(EVENTS.c.seq)
+            .where(EVENTS.c.seq > self._seq, EVENTS.c.at <= settled)
+            .order_by(EVENTS.c.seq.desc())
+            .limit(1)
+        )
+        return connection.execute(query).scalar() or self._seq
 
 
 def _llm(connection: Connection) -> dict[str, LlmTotals]:
@@ -225,7 +242,7 @@ class SqlSurvey:
         settled = timedelta(0) if self.transactions.is_sqlite else SETTLED_AFTER
         with translated(), self.transactions(read_only=True) as (connection, _):
             now = self.transactions.now(connection)
-            return self._totals.brought_up_to(now - settled, connection=connection)
+            return self._totals.now(now - settled, connection=connection)
 
     def connections(self) -> Connections | None:
         return self.transactions.connections()

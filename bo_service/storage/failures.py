@@ -7,13 +7,16 @@ from contextlib import contextmanager
 from typing import Final
 
 import psycopg
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import make_url
+from sqlalchemy.exc import DatabaseError, DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from bo_service.domain.errors import Contention, Unavailable
 
 CONTENTION: Final = frozenset(("40001", "40P01", "55P03"))
 """PostgreSQL: serialization failure, deadlock, lock not available."""
+
+NO_PRIVILEGE: Final = "42501"
 
 STATEMENT_TIMEOUT: Final = "57014"
 
@@ -40,6 +43,27 @@ def translated() -> Iterator[None]:
         if (reason := _passing(error)) is None:
             raise
         raise reason from error
+
+
+@contextmanager
+def named(url: str) -> Iterator[None]:
+    """Say which database cannot be opened, and why, without its password.
+
+    Raises: Unavailable.
+    """
+    shown = make_url(url).render_as_string(hide_password=True)
+    try:
+        yield
+    except OSError as error:
+        raise Unavailable(f"BO_DATABASE_URL: {shown}: {error.strerror}") from error
+    except DBAPIError as error:
+        state = str(getattr(error.orig, "sqlstate", None) or "")
+        # SQLite says DatabaseError of a file that is no database
+        is_its_fault = isinstance(error, OperationalError) or type(error) is DatabaseError
+        if not is_its_fault and state != NO_PRIVILEGE:
+            raise
+        reason = " ".join(str(error.orig).split()) or type(error.orig).__name__
+        raise Unavailable(f"BO_DATABASE_URL: {shown}: {reason[:300]}") from error
 
 
 def _passing(error: DBAPIError) -> Unavailable | None:

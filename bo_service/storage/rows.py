@@ -35,12 +35,19 @@ class Prefixed:
 _SPECS: dict[tuple[str, int], StudySpec] = {}
 _SPECS_LOCK = threading.Lock()
 MAX_SPECS = 256
+MAX_ORDERS = 10_000
+
+Order = dict[str, tuple[str, ...]]
+"""Names, those of a mixture with the names of its shares."""
 
 
 def known_spec(study_id: str, version: int) -> StudySpec | None:
     """The specification of one version, where it was parsed not long ago; a version never changes."""
     with _SPECS_LOCK:
-        return _SPECS.get((study_id, version))
+        spec = _SPECS.get((study_id, version))
+    if spec is not None:
+        remember_order(spec, study_id)
+    return spec
 
 
 def parsed_spec(study_id: str, version: int, stored: Mapping[str, Any]) -> StudySpec:
@@ -52,7 +59,45 @@ def parsed_spec(study_id: str, version: int, stored: Mapping[str, Any]) -> Study
             while len(_SPECS) >= MAX_SPECS:
                 _SPECS.pop(next(iter(_SPECS)))
             _SPECS[study_id, version] = spec
+        remember_order(spec, study_id)
     return spec
+
+
+_ORDERS: dict[str, tuple[Order, Order]] = {}
+"""Study to the order of its parameters and of its metrics; neither changes, and every trial is read after its study."""
+
+
+def remember_order(spec: StudySpec, study_id: str) -> None:
+    """Let the study's trials have their names in the order of its specification, which JSONB does not keep."""
+    if study_id in _ORDERS:
+        return
+    parameters = {p.name: tuple(c.name for c in getattr(p, "components", ())) for p in spec.parameters}
+    metrics: Order = {metric.name: () for metric in spec.metrics}
+    with _SPECS_LOCK:
+        while len(_ORDERS) >= MAX_ORDERS:
+            _ORDERS.pop(next(iter(_ORDERS)))
+        _ORDERS[study_id] = (parameters, metrics)
+
+
+def in_order(found: dict[str, Any], order: Order) -> dict[str, Any]:
+    """The same in this order, shares of mixtures too; what it does not know comes last."""
+    sorted_ = {name: found[name] for name in order if name in found} | found
+    for name, shares in order.items():
+        if shares and name in sorted_:
+            sorted_[name] = in_order(sorted_[name], dict.fromkeys(shares, ()))
+    return sorted_
+
+
+def _parameters_of(row: Row) -> dict[str, Any]:
+    orders = _ORDERS.get(row.study_id)
+    found: dict[str, Any] = row.parameters
+    return found if orders is None else in_order(found, orders[0])
+
+
+def _measurements_of(row: Row) -> dict[str, Measurement]:
+    orders = _ORDERS.get(row.study_id)
+    found = measurements_from_json(row.measurements)
+    return found if orders is None else in_order(found, orders[1])
 
 
 def study_values(study: Study) -> dict[str, Any]:
@@ -152,11 +197,11 @@ def trial_from(row: Row) -> Trial:
         study_id=StudyId(row.study_id),
         number=row.number,
         state=TrialState(row.state),
-        parameters=row.parameters,
+        parameters=_parameters_of(row),
         source=TrialSource(row.source),
         provenance=Provenance(**row.provenance),
         suggestion_id=SuggestionId(row.suggestion_id) if row.suggestion_id else None,
-        measurements=measurements_from_json(row.measurements),
+        measurements=_measurements_of(row),
         cost=row.cost,
         worker=row.worker,
         lease=LeaseToken(row.lease) if row.lease else None,
@@ -227,7 +272,7 @@ def suggestion_from(row: Row) -> Suggestion:
         study_id=StudyId(row.study_id),
         state=SuggestionState(row.state),
         source=SuggestionSource(row.source),
-        parameters=row.parameters,
+        parameters=_parameters_of(row),
         provenance=Provenance(**row.provenance),
         data_version=row.data_version,
         is_timeless=row.is_timeless,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
 from typing import Any, Final
@@ -11,6 +10,7 @@ import psycopg
 from sqlalchemy import make_url
 
 from bo_service.domain.ids import StudyId
+from bo_service.outages import DATABASE
 
 JOBS: Final = "bo_jobs"
 STUDIES: Final = "bo_studies"
@@ -18,9 +18,7 @@ STUDIES: Final = "bo_studies"
 GATHER_SECONDS: Final = 0.005
 """News of so long travel together: NOTIFY takes a lock that all committing transactions share."""
 
-LONGEST_BACKOFF: Final = 10.0
-
-logger = logging.getLogger(__name__)
+LONGEST_BACKOFF: Final = 3.0
 
 
 def _nothing(*_: Any) -> None:
@@ -64,7 +62,9 @@ class PostgresSignals:
         """Start the thread that speaks and, where something is listened for, the one that hears."""
         work = [("say", self._speak)] + ([("hear", self._hear)] if self._channels else [])
         for name, act in work:
-            thread = threading.Thread(target=self._keep, args=(act,), name=f"signals-{name}", daemon=True)
+            thread = threading.Thread(
+                target=self._keep, args=(f"signals-{name}", act), name=f"signals-{name}", daemon=True
+            )
             thread.start()
             self._threads.append(thread)
 
@@ -80,16 +80,17 @@ class PostgresSignals:
             self._unsaid.add((channel, payload))
         self._has_news.set()
 
-    def _keep(self, act: Callable[[psycopg.Connection[Any]], None]) -> None:
+    def _keep(self, name: str, act: Callable[[psycopg.Connection[Any]], None]) -> None:
         """Do it over a connection, and over the next one when that breaks."""
         pause = 0.1
         while not self._stopping.is_set():
             try:
                 with psycopg.connect(self._url, autocommit=True) as connection:
                     pause = 0.1
+                    DATABASE.over(name)
                     act(connection)
             except psycopg.Error as error:
-                logger.warning("signals: %s; connecting again in %.1f s", error, pause)
+                DATABASE.note(name, " ".join(str(error).split()))
                 self._stopping.wait(pause)
                 pause = min(2 * pause, LONGEST_BACKOFF)
 

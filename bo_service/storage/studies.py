@@ -61,7 +61,8 @@ class SqlStudies:
         except IntegrityError as error:
             raise NameTaken(
                 f"a study named {study.spec.name!r} exists in this project",
-                hint="choose another name",
+                hint="choose another name, or go on with that study: its name is enough for `bo work` and `optimize`,"
+                " and load_if_exists=True lets the Python client take it",
                 field="name",
             ) from error
 

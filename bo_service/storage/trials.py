@@ -132,7 +132,9 @@ class SqlTrials:
         if row is None:
             raise NotFound("trial", trial_id)
         of_study = Prefixed(row, "of_study_")
-        return trial_from(row), locked_study(of_study, self.connection) if lock else study_from(of_study)
+        # first, for it knows the order of the trial's names
+        study = locked_study(of_study, self.connection) if lock else study_from(of_study)
+        return trial_from(row), study
 
     def lease(self, trial_id: TrialId) -> Lease:
         row = self.connection.execute(_LEASE, {"wanted": trial_id}).first()
@@ -185,6 +187,7 @@ class SqlTrials:
         *,
         states: Sequence[TrialState] = (),
         worker: str | None = None,
+        number: int | None = None,
         updated_since: datetime | None = None,
         cursor: str | None = None,
         limit: int = 100,
@@ -195,6 +198,8 @@ class SqlTrials:
             query = query.where(TRIALS.c.state.in_([state.value for state in states]))
         if worker is not None:
             query = query.where(TRIALS.c.worker == worker)
+        if number is not None:
+            query = query.where(TRIALS.c.number == number)
         cursors = _cursors(study_id, by_change=updated_since is not None, newest_first=newest_first)
         if updated_since is not None:
             query = _after_change(query.where(TRIALS.c.updated_at >= updated_since), cursor, cursors)

@@ -21,10 +21,8 @@ from bo_service.bootstrap import (
     Services,
     broken_invariants,
     build_services,
-    create_key,
     ensure_default_project,
     export_database,
-    hash_key,
     import_database,
     upgrade_database,
 )
@@ -38,6 +36,7 @@ from bo_service.domain.trial import AttemptExit
 from bo_service.domain.webhook import NoticeKind
 from bo_service.orchestrator.branch_study import branch_study
 from bo_service.orchestrator.end_attempt import fail_trial
+from bo_service.orchestrator.manage_keys import create_key, hash_key
 from bo_service.orchestrator.manage_webhooks import NewWebhook, create_webhook
 from bo_service.orchestrator.push_trials import push_trials
 from bo_service.orchestrator.reap import claim_job, reap_job

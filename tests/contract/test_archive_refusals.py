@@ -18,7 +18,6 @@ import migrations
 from bo_service.bootstrap import (
     broken_invariants,
     build_services,
-    create_key,
     database_revision,
     downgrade_database,
     ensure_default_project,
@@ -27,6 +26,7 @@ from bo_service.bootstrap import (
     upgrade_database,
 )
 from bo_service.domain.records import Scope
+from bo_service.orchestrator.manage_keys import create_key
 from bo_service.settings import Settings
 from bo_service.storage.archive_file import ArchiveError
 from bo_service.storage.tables import StudyRow, table_of

@@ -208,7 +208,8 @@ def test_a_gpu_study_runs_on_a_cpu_worker_until_a_gpu_worker_is_there(
         told_to_stop.wait(30)
         with redis.Redis.from_url(redis_server.url) as broker:
             client.create_study(make_spec(surrogate={"name": "heavy"}))
-            until(lambda: broker.llen("gpu") == 1, "a message in the queue gpu")
+            # the first study may have left a job, too, and messages come again
+            until(lambda: broker.llen("gpu") >= 1, "a message in the queue gpu")
 
 
 def test_a_message_goes_where_somebody_serves_it() -> None:

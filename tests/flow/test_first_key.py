@@ -143,3 +143,28 @@ def test_health_finds_the_compute_process_of_this_host_and_misses_a_relay(bo, se
     status, _, err = bo("health", "--process", "compute")
     assert status == 1
     assert "the database does not answer" in err
+
+
+def test_a_second_service_of_the_same_user_redirects_nobody(bo, start_service, tmp_path: Path) -> None:
+    """The key of the first one was printed once: it must stay, and `bo` must go on talking to it."""
+    first = start_service()
+    port = free_port()
+    environment = os.environ | {
+        "BO_HOME": str(first.home),
+        "BO_DATABASE_URL": f"sqlite:///{tmp_path / 'b.db'}",
+    }
+    command = [sys.executable, "-m", "bo_service", "up", "--port", str(port)]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        wait_until_ready(f"http://127.0.0.1:{port}", process)
+        home = {"BO_HOME": str(first.home)}
+        assert bo("study", "list", **home)[0] == 0
+        status, _, err = bo("study", "list", BO_URL=f"http://127.0.0.1:{port}", **home)
+        assert status == 0, err
+        status, _, err = bo("study", "list", BO_URL=first.url)
+        assert status == 1
+        assert "credentials.json has no key" in err
+        process.terminate()
+        assert process.stdout is not None
+        said = process.stdout.read()
+    assert f"without BO_URL they still talk to {first.url}, which answers" in said
+    assert f"export BO_URL=http://127.0.0.1:{port}" in said

@@ -205,10 +205,11 @@ def best(study: StudyKey, caller: Viewer, context: Context) -> JSONResponse:
         trial = store.trials.get(found.best_trial_id) if found.best_trial_id else None
     reason = None
     if trial is None:
-        several = len(found.spec.objectives) > 1
-        reason = (
-            "several_objectives: see /pareto" if several else "no completed trial meets the constraints yet"
-        )
+        reason = "no completed trial meets the constraints yet"
+        if len(found.spec.objectives) > 1:
+            reason = "several_objectives: see /pareto"
+        elif found.n(TrialState.COMPLETED) == 0:
+            reason = "no trial is completed yet"
     return JSONResponse({"trial": trial_view(trial) if trial else None, "reason": reason})
 
 

@@ -30,6 +30,7 @@ from bo_service.api.schemas import (
     ReasonIn,
     StudyKey,
     TrialKey,
+    TrialNumber,
     WorkerName,
     measurements,
 )
@@ -191,6 +192,7 @@ def page(
     context: Context,
     state: Annotated[list[TrialState] | None, Query()] = None,
     worker: WorkerName | None = None,
+    number: TrialNumber | None = None,
     updated_since: Instant | None = None,
     cursor: Cursor | None = None,
     limit: Limit = 100,
@@ -202,6 +204,7 @@ def page(
             store.studies.find(caller.project_id, study).id,
             states=state or (),
             worker=worker,
+            number=number,
             updated_since=updated_since,
             cursor=cursor,
             limit=limit,

@@ -30,6 +30,9 @@ SPACE = SearchSpace(
     )
 )
 
+_FITTED: dict[type, Any] = {}
+"""The model of each contract class that its tests look at."""
+
 
 class SurrogateContract:
     """Inherit as `class TestMine(SurrogateContract): plugin = "mine"`; add what is your own."""
@@ -64,6 +67,12 @@ class SurrogateContract:
         model.fit(torch.Generator().manual_seed(seed))
         return model
 
+    def model(self) -> Any:
+        """The model of `request()`, fitted once for all tests that only look at it."""
+        if type(self) not in _FITTED:
+            _FITTED[type(self)] = self.fitted(self.request())
+        return _FITTED[type(self)]
+
     def test_it_is_described_without_being_built(self) -> None:
         described = describe(find_plugin(self.plugin))
         assert described["name"] == self.plugin
@@ -75,8 +84,7 @@ class SurrogateContract:
             find_plugin(self.plugin).options.model_validate({"no_such_option": 1})
 
     def test_the_posterior_has_the_shapes_of_botorch(self) -> None:
-        request = self.request()
-        posterior = self.fitted(request).posterior(torch.rand(3, 2, 4, dtype=torch.float64))
+        posterior = self.model().posterior(torch.rand(3, 2, 4, dtype=torch.float64))
         assert posterior.mean.shape == (3, 2, 1)
         assert posterior.variance.shape == (3, 2, 1)
         assert torch.isfinite(posterior.mean).all()
@@ -85,13 +93,13 @@ class SurrogateContract:
     def test_it_learns(self) -> None:
         request = self.request()
         with torch.no_grad():
-            mean = self.fitted(request).posterior(request.train_X).mean
+            mean = self.model().posterior(request.train_X).mean
         residual = (mean - request.train_Y).pow(2).mean()
         assert residual < 0.5 * request.train_Y.pow(2).mean()
 
     def test_it_is_surer_at_the_data_than_far_away(self) -> None:
         request = self.request()
-        model = self.fitted(request)
+        model = self.model()
         far = request.train_X + 3.0
         with torch.no_grad():
             assert model.posterior(request.train_X).variance.mean() < model.posterior(far).variance.mean()
@@ -99,8 +107,7 @@ class SurrogateContract:
     def test_the_posterior_carries_gradients(self) -> None:
         if not find_plugin(self.plugin).abilities.gradients:
             pytest.skip("declares no gradients")
-        request = self.request()
-        model = self.fitted(request)
+        model = self.model()
         x = torch.full((1, 4), 0.4, dtype=torch.float64, requires_grad=True)
         (gradient,) = torch.autograd.grad(model.posterior(x).mean.sum(), x)
         # wide enough for models in single precision
@@ -114,7 +121,7 @@ class SurrogateContract:
             assert float(gradient[0, i]) == pytest.approx(float(up - down) / (2 * step), rel=2e-2, abs=2e-3)
 
     def test_a_posterior_transform_is_respected(self) -> None:
-        model = self.fitted(self.request())
+        model = self.model()
         x = torch.rand(4, 1, 4, dtype=torch.float64)
         transform = ScalarizedPosteriorTransform(weights=torch.tensor([-2.0], dtype=torch.float64))
         with torch.no_grad():
@@ -135,7 +142,7 @@ class SurrogateContract:
 
     def test_its_state_gives_the_same_posterior_again(self) -> None:
         request = self.request()
-        model = self.fitted(request)
+        model = self.model()
         other: Any = find_plugin(self.plugin).build(request)
         other.load_state(model.state())
         x = torch.rand(5, 4, dtype=torch.float64)
@@ -145,7 +152,7 @@ class SurrogateContract:
 
     def test_its_state_survives_being_stored(self) -> None:
         request = self.request()
-        model = self.fitted(request)
+        model = self.model()
         stored = save({name: tensor.contiguous() for name, tensor in model.state().items()})
         other: Any = find_plugin(self.plugin).build(request)
         other.load_state(load(stored))
@@ -154,8 +161,7 @@ class SurrogateContract:
             assert torch.allclose(other.posterior(x).mean, model.posterior(x).mean, atol=1e-8)
 
     def test_it_starts_from_the_state_of_an_earlier_fit(self) -> None:
-        request = self.request()
-        later = replace(self.request(n=self.n_observations + 2), warm=self.fitted(request).state())
+        later = replace(self.request(n=self.n_observations + 2), warm=self.model().state())
         with torch.no_grad():
             mean = self.fitted(later).posterior(later.train_X).mean
         assert (mean - later.train_Y).pow(2).mean() < 0.5 * later.train_Y.pow(2).mean()
@@ -167,7 +173,7 @@ class SurrogateContract:
 
     def test_points_next_to_each_other_are_drawn_together(self) -> None:
         """A batch is jointly consistent: what is drawn independently for each point cannot see its own repeats."""
-        model = self.fitted(self.request())
+        model = self.model()
         x = torch.full((1, 4), 0.4, dtype=torch.float64) + torch.tensor([0.5, 0.4, 0.0, 0.0])
         pair = torch.cat([x, x + 1e-4])
         with torch.no_grad():
@@ -177,7 +183,7 @@ class SurrogateContract:
         assert float(torch.corrcoef(samples.T)[0, 1]) > 0.99
 
     def test_the_seed_of_the_sampler_hardly_changes_an_acquisition(self) -> None:
-        model = self.fitted(self.request())
+        model = self.model()
         x = torch.rand(5, 1, 4, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
         found = []
         for seed in range(6):
@@ -189,7 +195,7 @@ class SurrogateContract:
 
     def test_a_noisy_acquisition_over_a_batch_has_gradients(self) -> None:
         request = self.request()
-        model = self.fitted(request)
+        model = self.model()
         acquisition = qLogNoisyExpectedImprovement(model, X_baseline=request.train_X, prune_baseline=True)
         acquisition.set_X_pending(torch.rand(2, 4, dtype=torch.float64))
         x = torch.rand(3, 2, 4, dtype=torch.float64, requires_grad=True)
@@ -248,7 +254,7 @@ class SurrogateContract:
         assert {parameter.device.type for parameter in model.parameters()} == {"cpu"}
 
     def test_observation_noise_is_told_apart_from_the_latent_variance(self) -> None:
-        noise = self.fitted(self.request()).noise_variance()
+        noise = self.model().noise_variance()
         assert noise.shape == (1,)
         assert float(noise[0]) >= 0
 

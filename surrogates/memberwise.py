@@ -55,7 +55,7 @@ acqf_input_constructor(MemberwiseLogNEHVI)(construct_inputs_qLogNEHVI)
 
 def member_sampler(model: Model, *, seed: int) -> MCSampler | None:
     """A sampler that takes every member once, where all of the model's outcomes have the same number of members."""
-    models = list(model.models) if isinstance(model, ModelList) else [model]
+    models = [_settled(each) for each in (model.models if isinstance(model, ModelList) else [model])]
     if not all(isinstance(each, MemberModel) for each in models):
         return None
     with torch.no_grad():
@@ -65,3 +65,8 @@ def member_sampler(model: Model, *, seed: int) -> MCSampler | None:
     shape = torch.Size([sizes.pop()])
     samplers = [MemberSampler(shape, seed=seed + i) for i in range(len(models))]
     return ListSampler(*samplers) if isinstance(model, ModelList) else samplers[0]
+
+
+def _settled(model: Model) -> Model:
+    """What a surrogate that chooses another has chosen."""
+    return getattr(model, "settled", None) or model

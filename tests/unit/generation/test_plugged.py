@@ -17,6 +17,7 @@ from surrogates.registry import plugins
 from surrogates.sampling import space_filling
 
 SMALL: dict[str, dict[str, Any]] = {
+    "auto": {"candidates": ["gp", "student-t"], "n_folds": 2},
     "hmc": {"width": 16, "depth": 1, "n_warmup": 40, "n_draws": 32, "n_members": 64, "max_r_hat": 10.0},
     "ensemble": {"width": 32, "max_steps": 20, "n_members": 32},
     "sgmcmc": {"width": 32, "depth": 1, "n_steps": 150, "n_members": 64},

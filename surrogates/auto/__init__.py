@@ -1,0 +1,1 @@
+"""The surrogate that chooses among surrogates."""

@@ -1,0 +1,99 @@
+"""A posterior that is one of several, each with its probability."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from botorch.posteriors.posterior import Posterior
+from botorch.sampling.base import MCSampler
+from botorch.sampling.get_sampler import GetSampler, get_sampler
+from torch import Tensor
+
+
+class MixturePosterior(Posterior):
+    """Posteriors of the same points, (..., q, m) each, and the weight of each."""
+
+    def __init__(self, posteriors: Sequence[Posterior], weights: Sequence[float]) -> None:
+        if len(posteriors) != len(weights) or not posteriors:
+            raise ValueError("as many weights as posteriors, and at least one")
+        self.posteriors = tuple(posteriors)
+        self.weights = tuple(weights)
+
+    @property
+    def device(self) -> torch.device:
+        return self.mean.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.mean.dtype
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        return self.mean.shape[:-2]
+
+    def _extended_shape(self, sample_shape: torch.Size = torch.Size()) -> torch.Size:  # noqa: B008  BoTorch's signature
+        return sample_shape + self.mean.shape
+
+    @property
+    def mean(self) -> Tensor:
+        """Of all parts, (..., q, m)."""
+        return _weighted([p.mean for p in self.posteriors], self.weights)
+
+    @property
+    def variance(self) -> Tensor:
+        """Within the parts and between their means, (..., q, m)."""
+        mean = self.mean
+        parts = [p.variance + (p.mean - mean).square() for p in self.posteriors]
+        return _weighted(parts, self.weights)
+
+    def rsample(self, sample_shape: torch.Size | None = None) -> Tensor:
+        """Samples (*sample_shape, ..., q, m), of every part as many as its weight says."""
+        shape = sample_shape or torch.Size([1])
+        return MixtureSampler(shape, seed=int(torch.randint(2**31, (1,))))(self)
+
+
+class MixtureSampler(MCSampler):
+    """Samples every part in proportion to its weight, with a sampler made for it."""
+
+    def forward(self, posterior: MixturePosterior) -> Tensor:
+        """Samples (*sample_shape, ..., q, m)."""
+        counts = shares(self.sample_shape.numel(), posterior.weights)
+        parts = [
+            self._sampler(i, part, count)(part)
+            for i, (part, count) in enumerate(zip(posterior.posteriors, counts, strict=True))
+            if count
+        ]
+        return torch.cat(parts).reshape(self.sample_shape + posterior.mean.shape)
+
+    def _sampler(self, i: int, part: Posterior, count: int) -> MCSampler:
+        name = f"part_{i}"
+        if not hasattr(self, name) or getattr(self, name).sample_shape.numel() != count:
+            setattr(self, name, get_sampler(part, torch.Size([count]), seed=self.seed + i))
+        found: MCSampler = getattr(self, name)
+        return found
+
+    def _update_base_samples(self, posterior: MixturePosterior, base_sampler: MCSampler) -> None:
+        """No cached root is claimed, so nothing asks for this."""
+
+
+def shares(n: int, weights: Sequence[float]) -> list[int]:
+    """How many of n each gets, in proportion to the weights, by largest remainders."""
+    exact = [n * weight / sum(weights) for weight in weights]
+    found = [int(part) for part in exact]
+    order = sorted(range(len(exact)), key=lambda i: found[i] - exact[i])
+    for i in order[: n - sum(found)]:
+        found[i] += 1
+    return found
+
+
+def _weighted(parts: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    return torch.stack([weight * part for weight, part in zip(weights, parts, strict=True)]).sum(0)
+
+
+@GetSampler.register(MixturePosterior)  # type: ignore[untyped-decorator]
+def _mixture_sampler(
+    posterior: MixturePosterior, sample_shape: torch.Size, *, seed: int | None = None
+) -> MCSampler:
+    del posterior
+    return MixtureSampler(sample_shape, seed=seed)

@@ -1,0 +1,216 @@
+"""The surrogate that chooses keeps the contract, chooses rightly, and says why."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from pydantic import BaseModel
+from scipy.special import logsumexp
+
+from surrogates import registry
+from surrogates.auto.comparison import Comparison, compare
+from surrogates.auto.model import ChosenSurrogate
+from surrogates.errors import FitDiverged, UnknownSurrogate
+from surrogates.gp.model import FastGP
+from surrogates.gp.options import GpOptions
+from surrogates.mixture import MixturePosterior, MixtureSampler, shares
+from surrogates.numerics.stacking import stacking_weights
+from surrogates.protocol import Abilities, BuildRequest, Plugin
+from surrogates.testing.contract import SurrogateContract
+
+
+class TestAuto(SurrogateContract):
+    plugin = "auto"
+    options: ClassVar[dict[str, Any]] = {"candidates": ["gp", "nngp"], "n_folds": 3}
+
+    def test_its_figures_say_why_it_chose(self) -> None:
+        choice = self.model().figures()["choice"]
+        assert math.isclose(sum(choice["weights"].values()), 1.0)
+        assert set(choice["log_density"]) == {"gp", "nngp"}
+        assert set(choice["better_than_first"]) == {"nngp"}
+        assert choice["chosen_at"] == self.n_observations
+
+    def test_a_choice_is_kept_until_the_observations_have_grown(self) -> None:
+        state = self.model().state()
+        few, many = self.request(n=22), self.request(n=30)
+        kept = self.fitted(replace(few, warm=state)).figures()["choice"]
+        anew = self.fitted(replace(many, warm=state)).figures()["choice"]
+        assert kept["chosen_at"] == 20
+        assert "log_density" not in kept
+        assert anew["chosen_at"] == 30
+        assert "log_density" in anew
+
+    def test_few_observations_are_the_first_candidates(self) -> None:
+        choice = self.fitted(self.request(n=5)).figures()["choice"]
+        assert choice["weights"] == {"gp": 1.0}
+
+    def test_a_candidate_that_is_not_installed_is_named(self) -> None:
+        request = self.request()
+        options = request.options.model_copy(update={"candidates": ("gp", "oracle")})
+        with pytest.raises(UnknownSurrogate, match="oracle"):
+            self.fitted(replace(request, options=options))
+
+
+class TestAverage(SurrogateContract):
+    plugin = "auto"
+    options: ClassVar[dict[str, Any]] = {"candidates": ["gp", "nngp"], "n_folds": 3, "combine": "average"}
+
+
+class _Constant(FastGP):
+    """Long lengthscales and much noise, whatever the data: a bad model."""
+
+    def fit(self, generator: torch.Generator) -> None:  # noqa: ARG002
+        self.load_state(
+            {
+                "log_lengthscales": torch.full((len(self.groups),), 6.0, dtype=torch.float64),
+                "log_noise": torch.tensor(0.0, dtype=torch.float64),
+                "n_at_fit": torch.tensor(1),
+            }
+        )
+
+
+class _Broken(FastGP):
+    def fit(self, generator: torch.Generator) -> None:  # noqa: ARG002
+        raise FitDiverged("never works")
+
+
+def _plugin(name: str, kind: type[FastGP]) -> Plugin:
+    def build(request: BuildRequest) -> Any:
+        return kind(request.train_X, request.train_Y, request.train_Yvar, groups=request.encoding.groups)
+
+    return Plugin(name=name, summary=name, options=GpOptions, abilities=Abilities(), build=build)
+
+
+@pytest.fixture
+def others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A surrogate that predicts badly and one that cannot be fitted, installed beside the real ones."""
+    found = dict(registry.plugins()) | {
+        "constant": _plugin("constant", _Constant),
+        "broken": _plugin("broken", _Broken),
+    }
+    monkeypatch.setattr(registry, "plugins", lambda: found)
+
+
+def _auto(others: None, **options: Any) -> ChosenSurrogate:
+    contract = TestAuto()
+    request = contract.request()
+    chosen: type[BaseModel] = registry.plugin("auto").options
+    model: Any = registry.plugin("auto").build(replace(request, options=chosen.model_validate(options)))
+    model.fit(torch.Generator().manual_seed(0))
+    return model
+
+
+def test_a_better_surrogate_replaces_the_first(others: None) -> None:
+    model = _auto(others, candidates=["constant", "gp"])
+    assert model.weights == {"gp": 1.0}
+    assert model.core is model.settled.core
+    gain = model.figures()["choice"]["better_than_first"]["gp"]
+    assert gain["mean"] > gain["standard_error"] > 0
+
+
+def test_a_worse_surrogate_does_not(others: None) -> None:
+    assert _auto(others, candidates=["gp", "constant"]).weights == {"gp": 1.0}
+
+
+def test_an_average_has_little_of_a_bad_surrogate(others: None) -> None:
+    weights = _auto(others, candidates=["gp", "constant"], combine="average").weights
+    assert weights["gp"] > 0.8
+
+
+def test_a_candidate_that_cannot_be_fitted_is_left_out_and_named(others: None) -> None:
+    model = _auto(others, candidates=["gp", "broken"])
+    assert model.weights == {"gp": 1.0}
+    assert "never works" in model.figures()["choice"]["left_out"]["broken"]
+
+
+def test_the_first_candidates_failure_is_the_surrogates(others: None) -> None:
+    with pytest.raises(FitDiverged, match="never works"):
+        _auto(others, candidates=["broken", "gp"])
+
+
+def test_what_would_pass_the_budget_is_left_out_and_the_first_never_is() -> None:
+    request = TestAuto().request()
+    ticks = iter(range(0, 10_000, 10))
+    compared = compare(
+        request,
+        ("gp", "nngp"),
+        {name: registry.plugin(name).options() for name in ("gp", "nngp")},
+        n_folds=3,
+        max_compared=300,
+        budget_seconds=25.0,
+        generator=torch.Generator().manual_seed(0),
+        clock=lambda: float(next(ticks)),
+    )
+    assert compared.names == ("gp",)
+    assert compared.log_densities.shape == (20, 1)
+    assert "25 s" in compared.left_out["nngp"]
+
+
+def test_held_out_densities_are_those_of_fits_without_the_fold() -> None:
+    request = TestAuto().request()
+    compared = compare(
+        request,
+        ("gp",),
+        {"gp": GpOptions()},
+        n_folds=2,
+        max_compared=300,
+        budget_seconds=60.0,
+        generator=torch.Generator().manual_seed(0),
+    )
+    order = torch.randperm(20, generator=torch.Generator().manual_seed(0))
+    held, rest = order[0::2], order[1::2]
+    gp = FastGP(request.train_X[rest], request.train_Y[rest], groups=request.encoding.groups)
+    gp.fit(torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        posterior = gp.posterior(request.train_X[held])
+    sd = (posterior.variance[:, 0] + gp.noise_variance()[0]).sqrt()
+    expected = torch.distributions.Normal(posterior.mean[:, 0], sd).log_prob(request.train_Y[held, 0])
+    assert np.allclose(compared.log_densities[:10, 0], expected.numpy(), atol=1e-6)
+
+
+def test_a_difference_within_its_standard_error_changes_nothing() -> None:
+    rng = np.random.default_rng(0)
+    same = rng.normal(size=(40, 1))
+    noise = rng.normal(size=(40, 1))
+    noisy = same + 2 * (noise - noise.mean()) + 0.05
+    assert Comparison(("gp", "other"), np.concatenate([same, noisy], axis=1), {}).chosen() == "gp"
+    better = same + 0.5 + 0.1 * rng.normal(size=(40, 1))
+    assert Comparison(("gp", "other"), np.concatenate([same, better], axis=1), {}).chosen() == "other"
+
+
+def test_stacking_finds_the_mixture_that_made_the_data() -> None:
+    rng = np.random.default_rng(1)
+    y = np.where(rng.random(4000) < 0.3, rng.normal(-2, 1, 4000), rng.normal(2, 1, 4000))
+    densities = np.stack([-0.5 * (y + 2) ** 2, -0.5 * (y - 2) ** 2, -0.5 * (y - 9) ** 2], axis=1)
+    weights = stacking_weights(densities)
+    assert np.allclose(weights, [0.3, 0.7, 0.0], atol=0.03)
+    best = logsumexp(densities + np.log(weights + 1e-300), axis=1).sum()
+    for other in ([1, 0, 0], [0.5, 0.5, 0], [1 / 3] * 3):
+        with np.errstate(divide="ignore"):
+            assert logsumexp(densities + np.log(other), axis=1).sum() <= best + 1e-6
+
+
+def test_shares_add_up_and_follow_the_weights() -> None:
+    assert shares(128, [0.5, 0.25, 0.25]) == [64, 32, 32]
+    assert shares(10, [1, 1, 1]) in ([4, 3, 3], [3, 4, 3], [3, 3, 4])
+    assert shares(3, [0.999, 0.001]) == [3, 0]
+
+
+def test_a_mixture_has_the_moments_of_its_samples() -> None:
+    request = TestAuto().request()
+    near = FastGP(request.train_X, request.train_Y, groups=request.encoding.groups)
+    near.fit(torch.Generator().manual_seed(0))
+    far = FastGP(request.train_X, request.train_Y + 3.0, groups=request.encoding.groups)
+    far.fit(torch.Generator().manual_seed(0))
+    x = torch.rand(2, 3, 4, dtype=torch.float64)
+    with torch.no_grad():
+        mixture = MixturePosterior([near.posterior(x), far.posterior(x)], [0.25, 0.75])
+        samples = MixtureSampler(torch.Size([4096]), seed=0)(mixture)
+    assert samples.shape == (4096, 2, 3, 1)
+    assert torch.allclose(samples.mean(0), mixture.mean, atol=0.02)
+    assert torch.allclose(samples.var(0), mixture.variance, rtol=0.05, atol=0.01)

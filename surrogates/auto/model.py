@@ -2,7 +2,7 @@
 
 Every candidate predicts each fold of the observations from the others; the score is the mean log predictive density
 with the posterior's mean and variance and the model's noise. `choose` takes the best candidate that beats the first
-(`gp`) by more than the standard error of the paired difference, and the first otherwise; `average` takes stacking weights
+(`gp`) by more than the standard error of the paired difference, else the first; `average` takes stacking weights
 (Yao et al. 2018). The choice is kept with the state and made anew once the observations have grown enough.
 """
 

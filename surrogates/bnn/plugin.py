@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from surrogates.bnn.options import HmcOptions, LaplaceOptions, NngpOptions, StudentTOptions
+from surrogates.bnn.options import (
+    HmcOptions,
+    LaplaceOptions,
+    NeuralLinearOptions,
+    NngpOptions,
+    StudentTOptions,
+)
 from surrogates.protocol import Abilities, BuildRequest, Plugin, Surrogate
 
 
@@ -28,6 +34,12 @@ def _laplace(request: BuildRequest) -> Surrogate:
     from surrogates.bnn.laplace import LaplaceNetwork  # noqa: PLC0415  torch stays out, as above
 
     return LaplaceNetwork(request)
+
+
+def _neural_linear(request: BuildRequest) -> Surrogate:
+    from surrogates.bnn.neural_linear import NeuralLinear  # noqa: PLC0415  torch stays out, as above
+
+    return NeuralLinear(request)
 
 
 hmc = Plugin(
@@ -60,4 +72,12 @@ laplace = Plugin(
     options=LaplaceOptions,
     abilities=Abilities(queue="gpu", cost_class="moderate", max_sensible_observations=1000),
     build=_laplace,
+)
+
+neural_linear = Plugin(
+    name="neural-linear",
+    summary="Features of trained neural networks under exact Bayesian linear regression, several networks mixed.",
+    options=NeuralLinearOptions,
+    abilities=Abilities(queue="gpu", cost_class="moderate", max_sensible_observations=5000),
+    build=_neural_linear,
 )

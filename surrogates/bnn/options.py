@@ -132,3 +132,18 @@ class NeuralLinearOptions(NetworkOptions):
 
     fit_points: Annotated[int, Field(ge=20, le=5000)] = 500
     """Networks are trained on at most so many observations; their last layers learn from all."""
+
+
+class DklOptions(NetworkOptions):
+    """A Gaussian process over inputs and features of a network."""
+
+    dtype: Literal["float32", "float64"] = "float64"
+
+    n_members: Annotated[int, Field(ge=2, le=32)] = 4
+    """Networks trained side by side, each without another part of the data."""
+
+    n_steps: Annotated[int, Field(ge=0, le=10000)] = 300
+    """Steps of training at most; it ends where observations left out are predicted best."""
+
+    fit_points: Annotated[int, Field(ge=20, le=2000)] = 200
+    """Networks are trained on at most so many observations, then conditioned on all."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from surrogates.bnn.options import (
+    DklOptions,
     HmcOptions,
     LaplaceOptions,
     NeuralLinearOptions,
@@ -40,6 +41,12 @@ def _neural_linear(request: BuildRequest) -> Surrogate:
     from surrogates.bnn.neural_linear import NeuralLinear  # noqa: PLC0415  torch stays out, as above
 
     return NeuralLinear(request)
+
+
+def _dkl(request: BuildRequest) -> Surrogate:
+    from surrogates.bnn.dkl import DeepKernel  # noqa: PLC0415  torch stays out, as above
+
+    return DeepKernel(request)
 
 
 hmc = Plugin(
@@ -80,4 +87,12 @@ neural_linear = Plugin(
     options=NeuralLinearOptions,
     abilities=Abilities(queue="gpu", cost_class="moderate", max_sensible_observations=5000),
     build=_neural_linear,
+)
+
+dkl = Plugin(
+    name="dkl",
+    summary="Deep kernel learning: a Gaussian process over inputs and learned features, kept only if they predict.",
+    options=DklOptions,
+    abilities=Abilities(queue="gpu", cost_class="moderate", max_sensible_observations=2000),
+    build=_dkl,
 )

@@ -125,3 +125,12 @@ class TestNeuralLinear(SurrogateContract):
         figures = self.fitted(self.request()).figures()
         assert figures["n_steps"] <= 50
         assert len(figures["noise_variances"]) == 4
+
+
+class TestDkl(SurrogateContract):
+    plugin = "dkl"
+    options: ClassVar[dict[str, Any]] = {"width": 16, "n_steps": 60}
+
+    def test_its_figures_tell_whether_features_were_kept(self) -> None:
+        figures = self.fitted(self.request()).figures()
+        assert figures["n_networks"] == (1 if figures["n_steps"] == 0 else 4)

@@ -66,7 +66,8 @@ class DeepKernel(OutcomeModel):
         self.network = Network(d, options.width, options.depth, options.activation)
         self.kernel = MaternKernel(request.encoding.groups)
         self.n_features = min(d, MAX_FEATURES)
-        self.gp = self._gaussian_process(slice(None))
+        # in a tuple: its parameters stay on the CPU and are none of this model's
+        self._gp = (self._gaussian_process(slice(None)),)
         self.noise_prior = LogNormal(self.gp.prior.mean, self.gp.prior.sd)
         ends = np.cumsum(
             [
@@ -124,6 +125,11 @@ class DeepKernel(OutcomeModel):
                     z = trained
             self._adopt(z)
         self._report = {"n_steps": step, "held_out_log_density": reached}
+
+    @property
+    def gp(self) -> FastGP:
+        """The Gaussian process of all observations."""
+        return self._gp[0]
 
     def _gaussian_process(self, rows: Tensor | slice) -> FastGP:
         """Of some observations."""

@@ -167,3 +167,40 @@ class LaplaceOptions(NetworkOptions):
 
     fit_points: Annotated[int, Field(ge=20, le=2000)] = 200
     """Restarts and scales are fitted on at most so many observations; the chosen network then on all."""
+
+
+class NeuralLinearOptions(NetworkOptions):
+    """Trained features under Bayesian linear regression."""
+
+    dtype: Literal["float32", "float64"] = "float64"
+
+    width: Annotated[int, Field(ge=2, le=4096)] = 128
+
+    depth: Annotated[int, Field(ge=1, le=8)] = 3
+
+    ard: bool = True
+    """Whether every input has a relevance of its own."""
+
+    n_members: Annotated[int, Field(ge=1, le=64)] = 8
+    """Networks trained side by side, equally likely in the posterior."""
+
+    n_steps: Annotated[int, Field(ge=1, le=20000)] = 400
+    """Steps of training at most; it ends where observations left out are predicted best."""
+
+    fit_points: Annotated[int, Field(ge=20, le=5000)] = 500
+    """Networks are trained on at most so many observations; their last layers learn from all."""
+
+
+class DklOptions(NetworkOptions):
+    """A Gaussian process over inputs and features of a network."""
+
+    dtype: Literal["float32", "float64"] = "float64"
+
+    n_members: Annotated[int, Field(ge=2, le=32)] = 4
+    """Networks trained side by side, each without another part of the data."""
+
+    n_steps: Annotated[int, Field(ge=0, le=10000)] = 300
+    """Steps of training at most; it ends where observations left out are predicted best."""
+
+    fit_points: Annotated[int, Field(ge=20, le=2000)] = 200
+    """Networks are trained on at most so many observations, then conditioned on all."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from surrogates.bnn.options import (
+    DklOptions,
     EnsembleOptions,
     HmcOptions,
     LaplaceOptions,
+    NeuralLinearOptions,
     NngpOptions,
     SgmcmcOptions,
     StudentTOptions,
@@ -47,6 +49,18 @@ def _laplace(request: BuildRequest) -> Surrogate:
     from surrogates.bnn.laplace import LaplaceNetwork  # noqa: PLC0415  torch stays out, as above
 
     return LaplaceNetwork(request)
+
+
+def _neural_linear(request: BuildRequest) -> Surrogate:
+    from surrogates.bnn.neural_linear import NeuralLinear  # noqa: PLC0415  torch stays out, as above
+
+    return NeuralLinear(request)
+
+
+def _dkl(request: BuildRequest) -> Surrogate:
+    from surrogates.bnn.dkl import DeepKernel  # noqa: PLC0415  torch stays out, as above
+
+    return DeepKernel(request)
 
 
 hmc = Plugin(
@@ -95,4 +109,20 @@ laplace = Plugin(
     options=LaplaceOptions,
     abilities=Abilities(queue="gpu", cost_class="moderate", max_sensible_observations=1000),
     build=_laplace,
+)
+
+neural_linear = Plugin(
+    name="neural-linear",
+    summary="Features of trained neural networks under exact Bayesian linear regression, several networks mixed.",
+    options=NeuralLinearOptions,
+    abilities=Abilities(queue="gpu", cost_class="moderate", max_sensible_observations=5000),
+    build=_neural_linear,
+)
+
+dkl = Plugin(
+    name="dkl",
+    summary="Deep kernel learning: a Gaussian process over inputs and learned features, kept only if they predict.",
+    options=DklOptions,
+    abilities=Abilities(queue="gpu", cost_class="moderate", max_sensible_observations=2000),
+    build=_dkl,
 )

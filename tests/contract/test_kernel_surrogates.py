@@ -115,3 +115,22 @@ class TestLaplace(SurrogateContract):
         figures = self.fitted(self.request()).figures()
         assert len(figures["log_evidences"]) == 2
         assert figures["log_evidence"] == max(figures["log_evidences"])
+
+
+class TestNeuralLinear(SurrogateContract):
+    plugin = "neural-linear"
+    options: ClassVar[dict[str, Any]] = {"width": 64, "depth": 1, "n_members": 4, "n_steps": 50}
+
+    def test_its_figures_tell_where_training_ended(self) -> None:
+        figures = self.fitted(self.request()).figures()
+        assert figures["n_steps"] <= 50
+        assert len(figures["noise_variances"]) == 4
+
+
+class TestDkl(SurrogateContract):
+    plugin = "dkl"
+    options: ClassVar[dict[str, Any]] = {"width": 16, "n_steps": 60}
+
+    def test_its_figures_tell_whether_features_were_kept(self) -> None:
+        figures = self.fitted(self.request()).figures()
+        assert figures["n_networks"] == (1 if figures["n_steps"] == 0 else 4)

@@ -14,9 +14,11 @@ from fit_process import Cell, Limits, data_of, fit_and_score
 from gpytorch.distributions import MultivariateNormal
 from hypervolume import hypervolume, nondominated, trajectory
 from scipy.integrate import quad
-from scipy.stats import norm
+from scipy.stats import norm, t
 from score_table import markdown
 from scoring import NormalMixture, predictive, scores
+
+from surrogates.mixtures import StudentTPosterior
 
 MIXTURE = NormalMixture(
     means=np.array([[-1.0, 0.0], [0.5, 0.0], [3.0, 0.2]]),
@@ -155,3 +157,12 @@ def test_the_table_reports_means_and_failures() -> None:
     text = markdown(records, labels=["gp", "other"], problems=["branin"])
     assert "| 20 | gp | 2 | 0.600 | 0.50 |" in text
     assert "| 20 | other | 0 (1 failed: FitDiverged: no / way) | - |" in text
+
+
+def test_what_a_hidden_scale_mixes_is_scored_as_a_mixture() -> None:
+    scale = torch.diag(torch.tensor([1.0, 4.0], dtype=torch.float64))
+    posterior = StudentTPosterior(torch.tensor([0.0, 1.0], dtype=torch.float64), scale, degrees=5.0)
+    found = predictive(posterior, 0.0)
+    y = np.array([0.3, 4.0])
+    expected = [t.logpdf(0.3, 5.0), t.logpdf(4.0, 5.0, 1.0, 2.0)]
+    assert found.log_density(y) == pytest.approx(expected, abs=0.01)

@@ -21,6 +21,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "hmc": {"width": 16, "depth": 1, "n_warmup": 40, "n_draws": 32, "n_members": 64, "max_r_hat": 10.0},
     "ensemble": {"width": 32, "max_steps": 20, "n_members": 32},
     "sgmcmc": {"width": 32, "depth": 1, "n_steps": 150, "n_members": 64},
+    "dkl": {"n_members": 2, "n_steps": 20},
+    "neural-linear": {"width": 16, "depth": 1, "n_members": 2, "n_steps": 20},
     "laplace": {"width": 16, "n_restarts": 2},
 }
 """Enough to propose with; how well is another test's business."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import pytest
@@ -15,6 +16,7 @@ from botorch.acquisition.multi_objective.logei import qLogNoisyExpectedHypervolu
 from botorch.models import ModelList, SingleTaskGP
 from botorch.sampling.get_sampler import get_sampler
 
+from surrogates.registry import plugin as find_plugin
 from surrogates.testing.contract import SurrogateContract
 
 
@@ -134,3 +136,19 @@ class TestDkl(SurrogateContract):
     def test_its_figures_tell_whether_features_were_kept(self) -> None:
         figures = self.fitted(self.request()).figures()
         assert figures["n_networks"] == (1 if figures["n_steps"] == 0 else 4)
+
+
+@pytest.mark.parametrize("name", ["nngp", "student-t", "laplace", "neural-linear", "dkl"])
+def test_an_imprecise_observation_counts_less(name: str) -> None:
+    contract = TestNngp()
+    request = contract.request()
+    wrong = request.train_Y.clone()
+    wrong[4] += 5.0
+    variances = torch.full_like(wrong, 1e-3)
+    variances[4] = 100.0
+    chosen = find_plugin(name)
+    model: Any = chosen.build(replace(request, train_Y=wrong, train_Yvar=variances, options=chosen.options()))
+    model.fit(torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        found = model.posterior(request.train_X[4:5]).mean
+    assert float((found - request.train_Y[4]).abs()) < 1.0

@@ -13,6 +13,7 @@ from botorch.acquisition.input_constructors import (
     construct_inputs_qLogNEI,
 )
 from botorch.acquisition.logei import qLogNoisyExpectedImprovement
+from botorch.acquisition.multi_objective import logei as nehvi
 from botorch.acquisition.multi_objective.logei import qLogNoisyExpectedHypervolumeImprovement
 from botorch.models.model import Model, ModelList
 from botorch.sampling.base import MCSampler
@@ -21,6 +22,10 @@ from botorch.utils.transforms import match_batch_shape
 from torch import Tensor
 
 from surrogates.members import MemberModel, MemberSampler
+
+# BoTorch would compile a kernel in the middle of the first suggestion for several objectives: 40 s where there is a
+# compiler, and a worker killed meanwhile leaves a lock that all later ones wait for without end
+nehvi._load_attempted = True  # noqa: SLF001
 
 
 class MemberwiseLogNEI(qLogNoisyExpectedImprovement):

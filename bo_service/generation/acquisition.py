@@ -20,7 +20,6 @@ from botorch.acquisition.logei import (
     qLogProbabilityOfFeasibility,
 )
 from botorch.acquisition.monte_carlo import qUpperConfidenceBound
-from botorch.acquisition.multi_objective import logei as nehvi
 from botorch.acquisition.multi_objective.logei import (
     qLogExpectedHypervolumeImprovement,
     qLogNoisyExpectedHypervolumeImprovement,
@@ -32,10 +31,6 @@ from surrogates.memberwise import MemberwiseLogNEHVI, MemberwiseLogNEI, member_s
 from surrogates.numerics.exact_gp import Posterior
 from surrogates.numerics.log_ei import log_ei, log_ei_with_gradient
 from surrogates.search import Effort, Scored, ValueAndGradient, ValueOf, maximise
-
-# BoTorch would compile a kernel in the middle of the first suggestion for several objectives: 40 s where there is a
-# compiler, and a worker killed meanwhile leaves a lock that all later ones wait for without end
-nehvi._load_attempted = True  # noqa: SLF001
 
 CLOSED_FORM: Final = "logei"
 FEASIBILITY: Final = "qlogpof"

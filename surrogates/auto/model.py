@@ -20,9 +20,9 @@ from torch import Tensor
 
 from surrogates.auto.comparison import FAILURES, MIN_TO_COMPARE, Comparison, compare
 from surrogates.auto.options import AutoOptions
+from surrogates.averaged import AveragedPosterior
 from surrogates.errors import NotEnoughData
 from surrogates.members import checked
-from surrogates.mixture import MixturePosterior
 from surrogates.numerics.exact_gp import Posterior as ClosedFormPosterior
 from surrogates.protocol import DRAWS, BuildRequest
 from surrogates.registry import plugin as find_plugin
@@ -158,7 +158,7 @@ class ChosenSurrogate(Model):
             )
             for part in self._parts.values()
         ]
-        return found[0] if len(found) == 1 else MixturePosterior(found, list(self.weights.values()))
+        return found[0] if len(found) == 1 else AveragedPosterior(found, list(self.weights.values()))
 
     @property
     def settled(self) -> Model | None:

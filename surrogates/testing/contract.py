@@ -191,7 +191,9 @@ class SurrogateContract:
                 sampler = get_sampler(model.posterior(x), torch.Size([512]), seed=seed)
                 found.append(qExpectedImprovement(model, best_f=0.0, sampler=sampler)(x))
         values = torch.stack(found)
-        assert float((values.std(0) / values.mean(0).clamp_min(1e-3)).max()) < 0.1
+        # what is small beside the best decides nothing, and is a few draws in a tail
+        scale = values.mean(0).clamp_min(0.02 * float(values.mean(0).max()))
+        assert float((values.std(0) / scale).max()) < 0.1
 
     def test_a_noisy_acquisition_over_a_batch_has_gradients(self) -> None:
         request = self.request()

@@ -15,10 +15,10 @@ from scipy.special import logsumexp
 from surrogates import registry
 from surrogates.auto.comparison import Comparison, compare
 from surrogates.auto.model import ChosenSurrogate
+from surrogates.averaged import AveragedPosterior, AveragedSampler, shares
 from surrogates.errors import FitDiverged, UnknownSurrogate
 from surrogates.gp.model import FastGP
 from surrogates.gp.options import GpOptions
-from surrogates.mixture import MixturePosterior, MixtureSampler, shares
 from surrogates.numerics.stacking import stacking_weights
 from surrogates.protocol import Abilities, BuildRequest, Plugin
 from surrogates.testing.contract import SurrogateContract
@@ -209,8 +209,8 @@ def test_a_mixture_has_the_moments_of_its_samples() -> None:
     far.fit(torch.Generator().manual_seed(0))
     x = torch.rand(2, 3, 4, dtype=torch.float64)
     with torch.no_grad():
-        mixture = MixturePosterior([near.posterior(x), far.posterior(x)], [0.25, 0.75])
-        samples = MixtureSampler(torch.Size([4096]), seed=0)(mixture)
+        mixture = AveragedPosterior([near.posterior(x), far.posterior(x)], [0.25, 0.75])
+        samples = AveragedSampler(torch.Size([4096]), seed=0)(mixture)
     assert samples.shape == (4096, 2, 3, 1)
     assert torch.allclose(samples.mean(0), mixture.mean, atol=0.02)
     assert torch.allclose(samples.var(0), mixture.variance, rtol=0.05, atol=0.01)

@@ -7,15 +7,14 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from botorch.acquisition import qExpectedImprovement
 from botorch.acquisition.analytic import LogExpectedImprovement
 from botorch.acquisition.knowledge_gradient import qKnowledgeGradient
 from botorch.acquisition.logei import qLogExpectedImprovement
 from botorch.acquisition.max_value_entropy_search import qLowerBoundMaxValueEntropy
 from botorch.acquisition.multi_objective.logei import qLogNoisyExpectedHypervolumeImprovement
 from botorch.models import ModelList, SingleTaskGP
-from botorch.sampling.get_sampler import get_sampler
 
+import surrogates.memberwise  # noqa: F401  keeps BoTorch from compiling a kernel in the middle
 from surrogates.registry import plugin as find_plugin
 from surrogates.testing.contract import SurrogateContract
 
@@ -79,22 +78,6 @@ class TestStudentT(SurrogateContract):
             n = early.base_samples.shape[-2]
             assert late.base_samples.shape[-2] == n + 2
             assert torch.equal(late.base_samples[:, 0, :n], early.base_samples)
-
-    def test_the_seed_of_the_sampler_hardly_changes_an_acquisition(self) -> None:
-        """Where there is something to be gained: the inherited test asks it of improvements of 0.0002, too.
-
-        Those are one draw of 512 in a tail, and the tails are heavier here.
-        """
-        model = self.fitted(self.request())
-        x = torch.rand(5, 1, 4, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-        found = []
-        for seed in range(6):
-            with torch.no_grad():
-                sampler = get_sampler(model.posterior(x), torch.Size([512]), seed=seed)
-                found.append(qExpectedImprovement(model, best_f=0.0, sampler=sampler)(x))
-        values = torch.stack(found)
-        mean = values.mean(0)
-        assert float((values.std(0) / mean.clamp_min(1e-2 * float(mean.max()))).max()) < 0.1
 
     def test_improvement_over_the_best_value_has_gradients(self) -> None:
         model = self.fitted(self.request())

@@ -119,14 +119,11 @@ def test_a_bounded_mixed_study_with_pending_points_is_served(name: str) -> None:
 @pytest.mark.parametrize(
     ("metrics", "n_pending", "count", "sem"),
     [
-        ([LOSS], 0, 1, None),
-        ([LOSS], 3, 3, None),
-        ([LOSS], 0, 2, 0.05),
-        ([LOSS, BOUND], 0, 2, None),
+        ([LOSS], 3, 3, 0.05),
         ([LOSS, {"name": "other", "goal": "minimize"}], 1, 2, None),
         ([LOSS, {"name": "other", "goal": "minimize"}, BOUND], 0, 1, None),
     ],
-    ids=["one", "pending batch", "noise", "bounded", "two objectives", "two bounded objectives"],
+    ids=["noisy batch beside pending points", "two objectives", "two bounded objectives"],
 )
 def test_every_kind_of_study_is_served(
     name: str, metrics: list[dict[str, Any]], n_pending: int, count: int, sem: float | None

@@ -11,7 +11,7 @@ from botorch.sampling.get_sampler import GetSampler, get_sampler
 from torch import Tensor
 
 
-class MixturePosterior(Posterior):
+class AveragedPosterior(Posterior):
     """Posteriors of the same points, (..., q, m) each, and the weight of each."""
 
     def __init__(self, posteriors: Sequence[Posterior], weights: Sequence[float]) -> None:
@@ -50,13 +50,13 @@ class MixturePosterior(Posterior):
     def rsample(self, sample_shape: torch.Size | None = None) -> Tensor:
         """Samples (*sample_shape, ..., q, m), of every part as many as its weight says."""
         shape = sample_shape or torch.Size([1])
-        return MixtureSampler(shape, seed=int(torch.randint(2**31, (1,))))(self)
+        return AveragedSampler(shape, seed=int(torch.randint(2**31, (1,))))(self)
 
 
-class MixtureSampler(MCSampler):
+class AveragedSampler(MCSampler):
     """Samples every part in proportion to its weight, with a sampler made for it."""
 
-    def forward(self, posterior: MixturePosterior) -> Tensor:
+    def forward(self, posterior: AveragedPosterior) -> Tensor:
         """Samples (*sample_shape, ..., q, m)."""
         counts = shares(self.sample_shape.numel(), posterior.weights)
         parts = [
@@ -73,7 +73,7 @@ class MixtureSampler(MCSampler):
         found: MCSampler = getattr(self, name)
         return found
 
-    def _update_base_samples(self, posterior: MixturePosterior, base_sampler: MCSampler) -> None:
+    def _update_base_samples(self, posterior: AveragedPosterior, base_sampler: MCSampler) -> None:
         """No cached root is claimed, so nothing asks for this."""
 
 
@@ -91,9 +91,9 @@ def _weighted(parts: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     return torch.stack([weight * part for weight, part in zip(weights, parts, strict=True)]).sum(0)
 
 
-@GetSampler.register(MixturePosterior)  # type: ignore[untyped-decorator]
-def _mixture_sampler(
-    posterior: MixturePosterior, sample_shape: torch.Size, *, seed: int | None = None
+@GetSampler.register(AveragedPosterior)  # type: ignore[untyped-decorator]
+def _averaged_sampler(
+    posterior: AveragedPosterior, sample_shape: torch.Size, *, seed: int | None = None
 ) -> MCSampler:
     del posterior
-    return MixtureSampler(sample_shape, seed=seed)
+    return AveragedSampler(sample_shape, seed=seed)

@@ -255,6 +255,26 @@ class SurrogateContract:
         model = self.fitted(request)
         assert {parameter.device.type for parameter in model.parameters()} == {"cpu"}
 
+    @pytest.mark.gpu
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+    def test_it_fits_on_a_gpu_and_its_state_loads_on_the_cpu(self) -> None:
+        request = replace(self.request(), device="cuda")
+        model = self.fitted(request)
+        assert {parameter.device.type for parameter in model.parameters()} == {"cuda"}
+        x = torch.rand(5, 2, 4, dtype=torch.float64)
+        with torch.no_grad():
+            there = model.posterior(x)
+        assert there.mean.device == x.device
+        residual = (model.posterior(request.train_X).mean - request.train_Y).pow(2).mean()
+        assert residual < 0.5 * request.train_Y.pow(2).mean()
+        stored = save({name: tensor.cpu().contiguous() for name, tensor in model.state().items()})
+        other: Any = find_plugin(self.plugin).build(self.request())
+        other.load_state(load(stored))
+        with torch.no_grad():
+            here = other.posterior(x)
+        assert torch.allclose(here.mean, there.mean, atol=1e-3)
+        assert torch.allclose(here.variance, there.variance, rtol=1e-2, atol=1e-3)
+
     def test_observation_noise_is_told_apart_from_the_latent_variance(self) -> None:
         noise = self.model().noise_variance()
         assert noise.shape == (1,)

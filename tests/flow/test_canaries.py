@@ -11,6 +11,7 @@ import secrets
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -390,16 +391,15 @@ def test_processes_without_their_servers_tell_no_password(tmp_path: Path, form: 
         "BO_URL": "http://127.0.0.1:1",
         "BO_API_KEY": key,
     }
-    told = {
-        command: run(tmp_path, *command, seconds=12, **environment)
-        for command in [
-            ("doctor",),
-            ("relay",),
-            ("compute", "--queues", "cpu"),
-            ("status",),
-            ("study", "list"),
-        ]
-    }
+    commands = [("doctor",), ("relay",), ("compute", "--queues", "cpu"), ("status",), ("study", "list")]
+    with ThreadPoolExecutor(len(commands)) as pool:
+        told = dict(
+            zip(
+                commands,
+                pool.map(lambda command: run(tmp_path, *command, seconds=20, **environment), commands),
+                strict=True,
+            )
+        )
     for command, out in told.items():
         assert out, command
         for secret in (password, broker, key):

@@ -264,8 +264,8 @@ def test_a_request_that_hangs_once_fails_the_walk(target: Target, monkeypatch: p
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_every_route_keeps_its_word_for_long(target: Target) -> None:
-    fuzz(target, 30)
-    walk(target, 25, steps=12)
+    fuzz(target, 15)
+    walk(target, 12, steps=12)
     still_sound(target)
 
 

@@ -149,10 +149,10 @@ def test_integrating_the_last_layer_out_leaves_the_posterior_as_it_is() -> None:
 
     generator = torch.Generator().manual_seed(1)
     start = torch.randn(8, n_weights + 13, generator=generator, dtype=torch.float64)
-    chains, step = warmed_up(Chains.at(start, everything), everything, step=0.02, n=150, generator=generator)
-    made = transitions(chains, everything, step=step, n=400, generator=generator)
+    chains, step = warmed_up(Chains.at(start, everything), everything, step=0.02, n=100, generator=generator)
+    made = transitions(chains, everything, step=step, n=250, generator=generator)
     whole = torch.stack([value(m.chains.position, points) for m in made], dim=1)
-    collapsed = functions(target, points, n_chains=8, n_warmup=80, n=400)
+    collapsed = functions(target, points, n_chains=8, n_warmup=60, n=250)
     assert split_r_hat(whole).max() < 1.05
     sd = collapsed.flatten(0, 1).std(0)
     assert float(((whole.mean((0, 1)) - collapsed.mean((0, 1))).abs() / sd).max()) < 0.15

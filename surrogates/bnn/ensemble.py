@@ -16,20 +16,20 @@ in which every member has a quarter of the observations hidden from it and is ju
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import Tensor
 
+from surrogates.bnn.network_members import NetworkMembers
 from surrogates.bnn.options import EnsembleOptions
 from surrogates.bnn.priors import relative_relevance, standard_priors, study_gp
-from surrogates.errors import FitDiverged, NotEnoughData
-from surrogates.members import MemberModel
+from surrogates.errors import FitDiverged
 from surrogates.numerics.anchored import AnchoredLoss
 from surrogates.numerics.collapsed import NOISE_FLOOR, CollapsedPosterior
-from surrogates.numerics.networks import Network
+from surrogates.numerics.networks import Scales
 from surrogates.protocol import BuildRequest
 
 N_FOLDS: Final = 4
@@ -44,21 +44,13 @@ MIN_TO_FOLD: Final = 8
 """With fewer observations nothing is hidden, and the members take a quarter of the steps allowed."""
 
 
-class AnchoredEnsemble(MemberModel):
+class AnchoredEnsemble(NetworkMembers):
     """One outcome; see EnsembleOptions."""
 
     def __init__(self, request: BuildRequest) -> None:
         super().__init__(request)
         assert isinstance(request.options, EnsembleOptions)
         self.options = request.options
-        self.network = Network(
-            self.X.shape[-1], self.options.width, self.options.depth, self.options.activation
-        )
-        self._relevance = torch.ones(self.X.shape[-1], dtype=torch.float64)
-        self._report: dict[str, Any] = {}
-
-    def inputs(self, X: Tensor) -> Tensor:
-        return super().inputs(X) * self._relevance.to(self.X)
 
     def fit(self, generator: torch.Generator) -> None:
         """Draw anchors and noisy copies of the data, choose the number of steps, move all members at once.
@@ -78,7 +70,7 @@ class AnchoredEnsemble(MemberModel):
         if not torch.isfinite(z).all():
             raise FitDiverged("the members are not finite")
         self._report |= {"n_steps": n_steps, "loss": float(loss(z)[0].mean())}
-        self._load(
+        self.load_state(
             {
                 "draw.positions": z,
                 "draw.outputs": posterior.folded(z, loss.last_layer(z)),
@@ -147,31 +139,8 @@ class AnchoredEnsemble(MemberModel):
             optimiser.step()
             yield z.detach(), step
 
-    def _load(self, state: Mapping[str, Tensor]) -> None:
-        self._state = dict(state)
-        self._relevance = state["relevance"]
-        z = state["draw.positions"].to(self.X)
-        self._matrices = self.network.matrices(z, self._posterior().scales(z))
-        self._outputs = state["draw.outputs"].to(self.X)
-
-    def members(self, X: Tensor) -> Tensor:
-        if not hasattr(self, "_matrices"):
-            raise NotEnoughData("fit the model first")
-        return self.network.functions(self._matrices, self._outputs, X)
-
-    def state(self) -> dict[str, Tensor]:
-        """The members (`draw.`), the relevances of the inputs, the noise."""
-        return self._state
-
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        self._load(state)
-
-    def noise_variance(self) -> Tensor:
-        """(1,), the noise variance of the study's Gaussian process."""
-        return self._state["noise"]
-
-    def figures(self) -> dict[str, Any]:
-        return self._report
+    def _scales(self, z: Tensor) -> Scales:
+        return self._posterior().scales(z)
 
 
 def _hidden_likelihood(values: Tensor, y: Tensor, D: Tensor, is_hidden: Tensor) -> float:

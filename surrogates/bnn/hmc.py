@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass, fields
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import Tensor
 from torch.quasirandom import SobolEngine
 
+from surrogates.bnn.network_members import NetworkMembers
 from surrogates.bnn.options import HmcOptions
 from surrogates.bnn.priors import (
     functional_priors,
@@ -25,12 +26,11 @@ from surrogates.bnn.priors import (
     standard_priors,
     study_gp,
 )
-from surrogates.errors import FitRejected, NotEnoughData
-from surrogates.members import MemberModel
+from surrogates.errors import FitRejected
 from surrogates.numerics.collapsed import CollapsedPosterior, LogNormal, ScalePriors
 from surrogates.numerics.convergence import effective_sample_size, split_r_hat
 from surrogates.numerics.hmc import Chains, Transition, transitions, warmed_up
-from surrogates.numerics.networks import Network
+from surrogates.numerics.networks import Scales
 from surrogates.protocol import BuildRequest
 
 N_POINTS: Final = 32
@@ -55,17 +55,13 @@ class _Draws:
     n_divergent: int = 0
 
 
-class HmcNetwork(MemberModel):
+class HmcNetwork(NetworkMembers):
     """One outcome; see HmcOptions."""
 
     def __init__(self, request: BuildRequest) -> None:
         super().__init__(request)
         assert isinstance(request.options, HmcOptions)
         self.options = request.options
-        self.network = Network(
-            self.X.shape[-1], self.options.width, self.options.depth, self.options.activation
-        )
-        self._report: dict[str, Any] = {}
         self._aim(standard_priors(request), torch.ones(self.X.shape[-1], dtype=torch.float64))
 
     def _aim(self, priors: ScalePriors, relevance: Tensor) -> None:
@@ -80,9 +76,6 @@ class HmcNetwork(MemberModel):
             priors,
             has_relevances=self.options.relevance == "sampled",
         )
-
-    def inputs(self, X: Tensor) -> Tensor:
-        return super().inputs(X) * self._relevance.to(self.X)
 
     def fit(self, generator: torch.Generator) -> None:
         """Warm up, sample, judge, and keep the members. Raises: FitRejected."""
@@ -167,7 +160,7 @@ class HmcNetwork(MemberModel):
         n = len(draws.positions) * self.options.n_chains
         # chain after chain, so that even spacing takes from every chain alike
         kept = torch.arange(self.options.n_members, device=self.X.device) * n // self.options.n_members
-        self._load(
+        self.load_state(
             {
                 "chains": chains.position,
                 "step": torch.tensor(step, dtype=torch.float64),
@@ -178,33 +171,18 @@ class HmcNetwork(MemberModel):
             }
         )
 
-    def _load(self, state: Mapping[str, Tensor]) -> None:
-        self._state = dict(state)
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
         names = [field.name for field in fields(ScalePriors)]
         priors = {
             name: LogNormal(m, sd) for name, (m, sd) in zip(names, state["priors"].tolist(), strict=True)
         }
         self._aim(ScalePriors(**priors), state["relevance"])
-        z = state["draw.positions"].to(self.X)
-        self._matrices = self.network.matrices(z, self.target.scales(z))
-        self._outputs = state["draw.outputs"].to(self.X)
-        self._positions = z
+        super().load_state(state)
 
-    def members(self, X: Tensor) -> Tensor:
-        if not hasattr(self, "_matrices"):
-            raise NotEnoughData("fit the model first")
-        return self.network.functions(self._matrices, self._outputs, X)
-
-    def state(self) -> dict[str, Tensor]:
-        """Where the chains stand, their step size, and (`draw.`) the members."""
-        return self._state
-
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        self._load(state)
+    def _scales(self, z: Tensor) -> Scales:
+        return self.target.scales(z)
 
     def noise_variance(self) -> Tensor:
         """(1,), posterior mean of the learned noise variance."""
-        return self.target.noise(self._positions).double().mean()[None].cpu()
-
-    def figures(self) -> dict[str, Any]:
-        return self._report
+        noise = self.target.noise(self._state["draw.positions"].to(self.X))
+        return noise.double().mean()[None].cpu()

@@ -15,22 +15,22 @@ the study's Gaussian process.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
 
 import torch
 from posteriors.sgmcmc import baoa
 from torch import Tensor
 from torch.func import jvp, vjp
 
+from surrogates.bnn.network_members import NetworkMembers
 from surrogates.bnn.options import SgmcmcOptions
 from surrogates.bnn.priors import relative_relevance, standard_priors, study_gp
-from surrogates.errors import FitDiverged, NotEnoughData
-from surrogates.members import MemberModel
+from surrogates.errors import FitDiverged
 from surrogates.numerics.anchored import AnchoredLoss
 from surrogates.numerics.collapsed import CollapsedPosterior
-from surrogates.numerics.networks import Network
+from surrogates.numerics.networks import Scales
 from surrogates.protocol import BuildRequest
 
 N_START: Final = 500
@@ -108,21 +108,13 @@ class Coordinates:
         return -0.5 * (position[:, :n_weights].square().sum(-1) + last.square().sum(-1))
 
 
-class SgmcmcNetwork(MemberModel):
+class SgmcmcNetwork(NetworkMembers):
     """One outcome; see SgmcmcOptions."""
 
     def __init__(self, request: BuildRequest) -> None:
         super().__init__(request)
         assert isinstance(request.options, SgmcmcOptions)
         self.options = request.options
-        self.network = Network(
-            self.X.shape[-1], self.options.width, self.options.depth, self.options.activation
-        )
-        self._relevance = torch.ones(self.X.shape[-1], dtype=torch.float64)
-        self._report: dict[str, Any] = {}
-
-    def inputs(self, X: Tensor) -> Tensor:
-        return super().inputs(X) * self._relevance.to(self.X)
 
     def fit(self, generator: torch.Generator) -> None:
         """Start from anchored networks, run the chains, keep evenly spaced draws. Raises: FitDiverged."""
@@ -276,7 +268,7 @@ class SgmcmcNetwork(MemberModel):
         found = [coordinates.split(positions[:, i]) for i in range(positions.shape[1])]
         z = torch.stack([z for z, _ in found], dim=1).flatten(0, 1)
         last = torch.stack([last for _, last in found], dim=1).flatten(0, 1)
-        self._load(
+        self.load_state(
             {
                 "draw.positions": z,
                 "draw.outputs": coordinates.posterior.folded(z, last),
@@ -285,28 +277,5 @@ class SgmcmcNetwork(MemberModel):
             }
         )
 
-    def _load(self, state: Mapping[str, Tensor]) -> None:
-        self._state = dict(state)
-        self._relevance = state["relevance"]
-        z = state["draw.positions"].to(self.X)
-        self._matrices = self.network.matrices(z, self._posterior(torch.arange(1)).scales(z))
-        self._outputs = state["draw.outputs"].to(self.X)
-
-    def members(self, X: Tensor) -> Tensor:
-        if not hasattr(self, "_matrices"):
-            raise NotEnoughData("fit the model first")
-        return self.network.functions(self._matrices, self._outputs, X)
-
-    def state(self) -> dict[str, Tensor]:
-        """The members (`draw.`), the relevances of the inputs, the noise."""
-        return self._state
-
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        self._load(state)
-
-    def noise_variance(self) -> Tensor:
-        """(1,), the noise variance of the study's Gaussian process."""
-        return self._state["noise"]
-
-    def figures(self) -> dict[str, Any]:
-        return self._report
+    def _scales(self, z: Tensor) -> Scales:
+        return self._posterior(torch.arange(1)).scales(z)

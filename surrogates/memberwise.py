@@ -13,19 +13,14 @@ from botorch.acquisition.input_constructors import (
     construct_inputs_qLogNEI,
 )
 from botorch.acquisition.logei import qLogNoisyExpectedImprovement
-from botorch.acquisition.multi_objective import logei as nehvi
-from botorch.acquisition.multi_objective.logei import qLogNoisyExpectedHypervolumeImprovement
 from botorch.models.model import Model, ModelList
 from botorch.sampling.base import MCSampler
 from botorch.sampling.list_sampler import ListSampler
 from botorch.utils.transforms import match_batch_shape
 from torch import Tensor
 
+from surrogates.hypervolume import ScalarisedLogNEHVI
 from surrogates.members import MemberModel, MemberSampler
-
-# BoTorch would compile a kernel in the middle of the first suggestion for several objectives: 40 s where there is a
-# compiler, and a worker killed meanwhile leaves a lock that all later ones wait for without end
-nehvi._load_attempted = True  # noqa: SLF001
 
 
 class MemberwiseLogNEI(qLogNoisyExpectedImprovement):
@@ -43,8 +38,8 @@ class MemberwiseLogNEI(qLogNoisyExpectedImprovement):
         return samples, self.objective(samples, X=X)
 
 
-class MemberwiseLogNEHVI(qLogNoisyExpectedHypervolumeImprovement):
-    """qLogNEHVI that asks the members at the candidates alone; the baseline is in its cells already."""
+class MemberwiseLogNEHVI(ScalarisedLogNEHVI):
+    """qLogNEHVI that asks the members at the candidates alone; what the baseline reaches is known."""
 
     def _compute_posterior_samples_and_concat_pending(self, X: Tensor) -> tuple[Tensor, Tensor]:
         if self.X_pending is not None:

@@ -22,11 +22,11 @@ from botorch.acquisition.logei import (
 from botorch.acquisition.monte_carlo import qUpperConfidenceBound
 from botorch.acquisition.multi_objective.logei import (
     qLogExpectedHypervolumeImprovement,
-    qLogNoisyExpectedHypervolumeImprovement,
 )
 from torch import Tensor
 
 from surrogates.encoding import Array, Encoding
+from surrogates.hypervolume import ScalarisedLogNEHVI
 from surrogates.memberwise import MemberwiseLogNEHVI, MemberwiseLogNEI, member_sampler
 from surrogates.numerics.exact_gp import Posterior
 from surrogates.numerics.log_ei import log_ei, log_ei_with_gradient
@@ -39,7 +39,7 @@ MONTE_CARLO: Final[Mapping[str, type[AcquisitionFunction]]] = {
     "qlogei": qLogExpectedImprovement,
     "qlognei": qLogNoisyExpectedImprovement,
     "qlogehvi": qLogExpectedHypervolumeImprovement,
-    "qlognehvi": qLogNoisyExpectedHypervolumeImprovement,
+    "qlognehvi": ScalarisedLogNEHVI,
     "qucb": qUpperConfidenceBound,
     FEASIBILITY: qLogProbabilityOfFeasibility,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -29,6 +30,8 @@ def running_service(
     *, database_url: str = "", processes: int = 1, settings: Mapping[str, str] | None = None
 ) -> Iterator[tuple[Client, int]]:
     """A client of a fresh service, on SQLite by default, and the process id of its (first) HTTP process."""
+    # a benchmark that is stopped unwinds, and takes its service along
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with tempfile.TemporaryDirectory() as folder:
         os.environ["BO_HOME"] = folder
         command = [sys.executable, "-m", "bo_service", "up", "--port", "0", "--processes", str(processes)]
@@ -44,8 +47,17 @@ def running_service(
             with Client() as client:
                 yield client, process.pid
         finally:
-            process.terminate()
-            process.wait(20)
+            stop(process)
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """End it in good order, or else at once."""
+    process.terminate()
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 @contextmanager

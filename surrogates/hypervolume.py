@@ -15,13 +15,15 @@ from __future__ import annotations
 
 import math
 from copy import deepcopy
-from typing import Final
+from typing import Any, Final
 
 import torch
 from botorch.acquisition.input_constructors import acqf_input_constructor, construct_inputs_qLogNEHVI
 from botorch.acquisition.multi_objective import logei as nehvi
 from botorch.acquisition.multi_objective.logei import qLogNoisyExpectedHypervolumeImprovement
+from botorch.exceptions.errors import UnsupportedError
 from botorch.utils.objective import compute_feasibility_indicator, compute_smoothed_feasibility_indicator
+from botorch.utils.safe_math import logmeanexp
 from torch import Tensor
 from torch.quasirandom import SobolEngine
 
@@ -54,20 +56,36 @@ def unit_volume(n_objectives: int) -> float:
 
 
 class ScalarisedLogNEHVI(qLogNoisyExpectedHypervolumeImprovement):
-    """qLogNEHVI by scalarisations, for candidates (..., q, d); takes the same arguments."""
+    """qLogNEHVI by scalarisations, for candidates (..., q, d).
+
+    Takes the arguments of BoTorch's; those that are about boxes (`alpha`) and their smoothing (`tau_relu`, `tau_max`)
+    change nothing. Values are increments over the pending points.
+
+    Raises: UnsupportedError for a model of several hyperparameter samples, or where increments are not wanted.
+    """
+
+    _directions: Tensor
+    _reached: Tensor
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        if not kwargs.get("incremental_nehvi", True):
+            raise UnsupportedError("the improvement is over the pending points, too")
+        super().__init__(*args, **kwargs)
 
     def _set_cell_bounds(self, num_new_points: int) -> None:
         """Draw the objectives of the baseline, and keep the best that they reach in every direction."""
         with torch.no_grad():
-            n_objectives = len(self.ref_point)
             shape = self._default_sample_shape if self.sampler is None else self.sampler.sample_shape
-            self._directions = directions(shape.numel(), N_DIRECTIONS, n_objectives).to(self.ref_point)
-            self._reached = self.ref_point.new_zeros(self._directions.shape[:2])
+            drawn = directions(shape.numel(), N_DIRECTIONS, len(self.ref_point)).to(self.ref_point)
+            self.register_buffer("_directions", drawn)
+            self.register_buffer("_reached", drawn.new_zeros(drawn.shape[:2]))
             self.q_in = -1
             if not len(self.X_baseline):
                 return
             samples = self._baseline_samples(num_new_points)
             values = self.objective(samples, X=self.X_baseline)
+            if values.ndim > 3:
+                raise UnsupportedError("one model an outcome, no batch of them")
             feasible = torch.ones_like(values[..., 0], dtype=torch.bool)
             if self.constraints is not None:
                 feasible = compute_feasibility_indicator(constraints=self.constraints, samples=samples)
@@ -78,7 +96,7 @@ class ScalarisedLogNEHVI(qLogNoisyExpectedHypervolumeImprovement):
                 )
 
     def _baseline_samples(self, n_new: int) -> Tensor:
-        """(S, n, outcomes), the first ones of a model kept for all that are to come."""
+        """(S, n, outcomes), from the base samples that candidates are drawn with, too."""
         posterior = self.model.posterior(self.X_baseline)
         if self.base_sampler is None:  # type: ignore[has-type]
             samples = self.get_posterior_samples(posterior)
@@ -103,13 +121,14 @@ class ScalarisedLogNEHVI(qLogNoisyExpectedHypervolumeImprovement):
         before = self._reached[:, None]
         tail = TAIL / (1.0 + (before - scalarised).clamp_min(0.0) / TAIL_LENGTH)
         gain = (scalarised.clamp_min(0.0) ** m - before**m).clamp_min(0.0) + tail
-        gain = gain.reshape(n_samples, *batch, q, -1)
+        log_gain = gain.log().reshape(n_samples, *batch, q, -1)
         if self.constraints is not None:
-            weights = compute_smoothed_feasibility_indicator(
-                constraints=self.constraints, samples=samples, eta=self.eta, log=False, fat=self.fat
+            log_weights = compute_smoothed_feasibility_indicator(
+                constraints=self.constraints, samples=samples, eta=self.eta, log=True, fat=self.fat
             )
-            gain = gain * weights[..., None]
-        return (unit_volume(m) * gain.amax(-2).mean((0, -1))).log()
+            log_gain = log_gain + log_weights[..., None]
+        best = log_gain.amax(-2)
+        return math.log(unit_volume(m)) + logmeanexp(logmeanexp(best, dim=-1), dim=0)
 
 
 acqf_input_constructor(ScalarisedLogNEHVI)(construct_inputs_qLogNEHVI)

@@ -35,6 +35,8 @@ class Abilities:
     cost_class: CostClass = "cheap"
     min_observations: int = 1
     max_sensible_observations: int | None = None
+    """Beyond so many the service hands over a part: the neighbourhood of the best, now and then a global sample. None
+    means the service's own limit of 1,000. A surrogate that has an option `exact_points` is asked there instead."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,7 +29,7 @@ from bo_service.generation.experiment import as_parameters, ax_experiment
 from bo_service.generation.fit_state import dump_states, load_states
 from bo_service.generation.model_units import FEASIBLE, ModelData, model_data
 from bo_service.generation.plugged import surrogate_spec
-from bo_service.generation.rows import EXACT, LOCAL, merits, rows_to_use
+from bo_service.generation.rows import EXACT, merits, rows_to_use
 from surrogates.encoding import Array, Encoding
 from surrogates.errors import FitDiverged
 from surrogates.protocol import Plugin
@@ -70,7 +70,7 @@ def run_model(view: StudyView, request: ProposalRequest, *, plugin: Plugin, sett
     """
     seed = int(np.random.SeedSequence((view.seed, view.data_version, 2)).generate_state(1)[0])
     rng = np.random.default_rng((view.seed, view.data_version, 3))
-    used = rows_to_use(view, Encoding(view.spec.space), rng=rng, **_row_limits(view, plugin))
+    used = rows_to_use(view, Encoding(view.spec.space), rng=rng, **row_limits(view, plugin))
     data = model_data(view, used, with_power=settings.with_power and _wants_power(view, settings))
     if data is None:
         raise FitDiverged("an objective or constraint was never observed")
@@ -93,14 +93,15 @@ def run_model(view: StudyView, request: ProposalRequest, *, plugin: Plugin, sett
     )
 
 
-def _row_limits(view: StudyView, plugin: Plugin) -> dict[str, int]:
-    """How many observations this surrogate takes: its options `exact_points` and `local_points`, where it has them."""
+def row_limits(view: StudyView, plugin: Plugin) -> dict[str, int]:
+    """How many observations the surrogate gets at most, and how many of a neighbourhood.
+
+    Its options `exact_points` and `local_points` where it has them, else what it is made for.
+    """
     chosen = view.spec.surrogate
     options = plugin.options.model_validate(chosen.options if chosen.name == plugin.name else {})
-    return {
-        "n_exact": getattr(options, "exact_points", EXACT),
-        "n_local": getattr(options, "local_points", LOCAL),
-    }
+    n_exact = getattr(options, "exact_points", plugin.abilities.max_sensible_observations or EXACT)
+    return {"n_exact": n_exact, "n_local": getattr(options, "local_points", max(n_exact // 2, 1))}
 
 
 def _device_of(models: Mapping[str, Any]) -> str:

@@ -83,7 +83,7 @@ sgmcmc = Plugin(
     name="sgmcmc",
     summary="Bayesian neural network by stochastic-gradient Hamiltonian Monte Carlo, for many observations.",
     options=SgmcmcOptions,
-    abilities=Abilities(queue="gpu", cost_class="expensive"),
+    abilities=Abilities(queue="gpu", cost_class="expensive", max_sensible_observations=20_000),
     build=_sgmcmc,
 )
 

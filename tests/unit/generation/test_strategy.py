@@ -10,7 +10,9 @@ import pytest
 
 from bo_service.domain.proposal import Evaluated, Measurement, Proposal, ProposalRequest, StudyView
 from bo_service.domain.spec import StudySpec
+from bo_service.generation.model_based import row_limits
 from bo_service.generation.strategy import propose
+from surrogates.registry import plugin
 from surrogates.sampling import space_filling
 
 X4 = [{"type": "float", "name": f"x{i}", "low": 0, "high": 1} for i in range(4)]
@@ -327,6 +329,15 @@ def test_a_local_subset_is_as_large_as_the_options_say() -> None:
     view = replace(make_view(spec, sphere, 120), data_version=121)
     assert view.data_version % 5, "not one of the global samples"
     assert ask(view).fit.diagnostics["n_used"] == 20
+
+
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [("gp", 1000), ("hmc", 1000), ("nngp", 2000), ("ensemble", 5000), ("svgp", 10_000), ("sgmcmc", 20_000)],
+)
+def test_a_surrogate_gets_as_many_observations_as_it_is_made_for(name: str, most: int) -> None:
+    view = make_view(make_spec(X4[:1], surrogate={"name": name, "options": {}}), sphere, 0)
+    assert row_limits(view, plugin(name)) == {"n_exact": most, "n_local": most // 2}
 
 
 @pytest.mark.parametrize(

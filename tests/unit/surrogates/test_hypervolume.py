@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from botorch.acquisition.multi_objective.logei import qLogNoisyExpectedHypervolumeImprovement
+from botorch.exceptions.errors import UnsupportedError
 from botorch.models import ModelListGP, SingleTaskGP
 from botorch.sampling.normal import SobolQMCNormalSampler
 from botorch.utils.multi_objective.hypervolume import Hypervolume
@@ -57,15 +58,14 @@ def test_the_volume_is_the_mean_over_directions(n_objectives: int) -> None:
     assert float(estimate) == pytest.approx(exact, rel=0.02)
 
 
-@pytest.mark.parametrize("n_objectives", [2, 3])
-@pytest.mark.parametrize("q", [1, 2])
+@pytest.mark.parametrize(("n_objectives", "q"), [(2, 1), (2, 2), (3, 1), (3, 2), (5, 1)])
 def test_expected_improvements_are_those_of_the_boxes(n_objectives: int, q: int) -> None:
     ours, exact = both(n_objectives)
     X = points(60 * q, 3, seed=4).reshape(60, q, 3)
     with torch.no_grad():
         mine, theirs = ours(X).exp(), exact(X).exp()
     best = theirs.argsort(descending=True)[:15]
-    torch.testing.assert_close(mine[best], theirs[best], rtol=0.1, atol=0.0)
+    torch.testing.assert_close(mine[best], theirs[best], rtol=0.15, atol=0.0)
     assert spearmanr(mine[best], theirs[best]).statistic > 0.95
 
 
@@ -116,3 +116,27 @@ def test_nothing_above_the_reference_is_no_baseline() -> None:
     acquisition = ScalarisedLogNEHVI(model, reference, X, prune_baseline=True)
     with torch.no_grad():
         assert torch.isfinite(acquisition(X[:4, None, :])).all()
+
+
+def test_a_constraint_far_from_met_leaves_a_slope() -> None:
+    model, X = fitted(2)
+    reference = torch.full((2,), -1.2, dtype=torch.float64)
+    acquisition = ScalarisedLogNEHVI(
+        model, reference, X, constraints=[lambda samples: samples[..., 0] + 50.0], fat=False
+    )
+    there = X[:3, None, :].clone().requires_grad_()
+    value = acquisition(there)
+    (slope,) = torch.autograd.grad(value.sum(), there)
+    assert torch.isfinite(value).all()
+    assert torch.isfinite(slope).all()
+    assert float(slope.abs().max()) > 0.0
+
+
+def test_what_it_cannot_do_is_refused() -> None:
+    model, X = fitted(2)
+    reference = torch.full((2,), -1.2, dtype=torch.float64)
+    with pytest.raises(UnsupportedError, match="pending"):
+        ScalarisedLogNEHVI(model, reference, X, incremental_nehvi=False)
+    batched = SingleTaskGP(X.expand(3, -1, -1), objectives(X, 2).expand(3, -1, -1))
+    with pytest.raises(UnsupportedError, match="batch"):
+        ScalarisedLogNEHVI(batched, reference, X)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 if TYPE_CHECKING:
     import torch
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 class ComputeOptions(BaseModel):
     """Base of the options of all plug-ins with a model."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    device: str | None = None
+    device: Annotated[str, Field(pattern=r"^(cpu|cuda|mps|xpu)(:\d+)?$")] | None = None
     """Torch's name of a device (`cpu`, `cuda`, `cuda:1`); null is what the worker computes on. One that the worker
     lacks is replaced by the CPU, and the fit says where it ran."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import entry_points
 from typing import Any, Final
@@ -19,21 +19,40 @@ GROUP: Final = "bo_service.surrogates"
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Installed:
+    """What the entry points led to."""
+
+    plugins: Mapping[str, Plugin]
+    failures: Mapping[str, str]
+    """Entry points that led to no plug-in, each with the reason."""
+
+
 @cache
-def plugins() -> Mapping[str, Plugin]:
-    """Every installed plug-in by name; one that cannot be imported is logged and left out."""
+def installed() -> Installed:
+    """Every entry point, loaded once; what a stranger's module raises is that plug-in's trouble alone."""
     found: dict[str, Plugin] = {}
+    failures: dict[str, str] = {}
     for entry in entry_points(group=GROUP):
         try:
             loaded = entry.load()
-        except (ImportError, AttributeError, SyntaxError) as error:
-            logger.warning("surrogate plug-in %r cannot be loaded: %s", entry.name, error)
+        except Exception as error:  # noqa: BLE001  any module can stand behind an entry point
+            failures[entry.name] = f"{type(error).__name__}: {error}"
             continue
-        if isinstance(loaded, Plugin) and loaded.name == entry.name:
-            found[loaded.name] = loaded
+        if not isinstance(loaded, Plugin):
+            failures[entry.name] = f"{entry.value} is a {type(loaded).__name__}, no Plugin"
+        elif loaded.name != entry.name:
+            failures[entry.name] = f"the Plugin at {entry.value} calls itself {loaded.name!r}"
         else:
-            logger.warning("entry point %r is no Plugin of that name", entry.name)
-    return found
+            found[loaded.name] = loaded
+    for name, reason in failures.items():
+        logger.warning("surrogate plug-in %r cannot be used: %s", name, reason)
+    return Installed(found, failures)
+
+
+def plugins() -> Mapping[str, Plugin]:
+    """Every plug-in that can be used, by name."""
+    return installed().plugins
 
 
 def plugin(name: str) -> Plugin:
@@ -59,8 +78,13 @@ def check_options(name: str, options: Mapping[str, Any]) -> list[Problem]:
     try:
         plugin(name).options.model_validate(dict(options))
     except ValidationError as error:
+        known = ", ".join(plugin(name).options.model_fields)
         return [
-            Problem(".".join(map(str, item["loc"])), str(item["msg"]))
+            Problem(
+                ".".join(map(str, item["loc"])), f"no option of {name}", f"its options: {known or 'none'}"
+            )
+            if item["type"] == "extra_forbidden"
+            else Problem(".".join(map(str, item["loc"])), str(item["msg"]))
             for item in error.errors(include_url=False)
         ]
     return []

@@ -15,6 +15,7 @@ from bo_service.client import BoServiceError, Client
 from bo_service.commands.output import Json, console, print_json
 from bo_service.domain.errors import ServiceError
 from bo_service.settings import Settings
+from surrogates.registry import installed
 
 MIN_FREE_BYTES: Final = 500e6
 IMPORT_SECONDS: Final = 120
@@ -41,6 +42,7 @@ def findings(settings: Settings) -> Iterator[Finding]:
         _compute,
         _broker,
         _models,
+        _surrogates,
     )
     for check in checks:
         yield check(settings)
@@ -132,6 +134,14 @@ def _broker(settings: Settings) -> Finding:
             "broker", is_fine=False, detail=f"{shown}: {error}", remedy="start it, or check BO_BROKER_URL"
         )
     return Finding("broker", is_fine=True, detail=shown)
+
+
+def _surrogates(_: Settings) -> Finding:
+    found = installed()
+    if found.failures:
+        detail = "; ".join(f"{name}: {reason}" for name, reason in sorted(found.failures.items()))
+        return Finding("surrogates", is_fine=False, detail=detail, remedy="mend or uninstall their packages")
+    return Finding("surrogates", is_fine=True, detail=", ".join(sorted(found.plugins)))
 
 
 def _models(_: Settings) -> Finding:

@@ -136,6 +136,24 @@ def best(study: StudyName, as_json: Json = False) -> None:
         console.print("no completed trial meets the constraints yet")
 
 
+@app.command()
+def fits(
+    study: StudyName,
+    limit: Annotated[int, typer.Option(min=1, max=500, help="so many, newest first")] = 10,
+    as_json: Json = False,
+) -> None:
+    """The latest fits, and what each model says about itself."""
+    with connected() as client:
+        found = client.fits(study, limit=limit)
+    if as_json:
+        print_json(found)
+        return
+    for fit in found:
+        head = f"data {fit['data_version']}  {fit['surrogate']}  {fit['seconds']:.2f} s on {fit['device']}"
+        console.print(head, highlight=False, markup=False)
+        console.print(f"  {short(fit['diagnostics'])}", highlight=False, markup=False)
+
+
 def _moved(study: Study, *, as_json: bool) -> None:
     if as_json:
         print_json(study.raw)

@@ -118,7 +118,7 @@ def _crash(job: Job, error: str, *, study: Study, store: Store, now: datetime) -
             payload={
                 "job_id": job.id,
                 "n_crashes": n_crashes,
-                "error": error[:500],
+                "error": error[-500:],
                 "surrogate": study.spec.surrogate.name,
             },
             at=now,
@@ -128,7 +128,9 @@ def _crash(job: Job, error: str, *, study: Study, store: Store, now: datetime) -
     # a job that tries the model again after the breaker's rest gets no second chance
     if n_crashes < MAX_CRASHES and is_news:
         return
-    reason = f"breaker: {n_crashes} crashes of one job, the last: {error[:200]}"
+    # a traceback says at its end what went wrong
+    last = (error.strip().splitlines() or ["without a word"])[-1]
+    reason = f"breaker: {n_crashes} crashes of one job, the last: {last[:300]}"
     opened = replace(study, breaker_reason=reason, breaker_opened_at=now, updated_at=now)
     store.studies.save(opened)
     if is_news:

@@ -20,6 +20,7 @@ FORBIDDEN_NAMES = {"utils", "helpers", "common", "manager", "base", "misc"}
 HEAVY = ("torch", "ax", "botorch", "gpytorch", "pandas")
 BROAD_EXCEPT_ALLOWED = {
     "bo_service/client/evaluate.py",
+    "surrogates/registry.py",
     "workers/embedded.py",
     "workers/house.py",
     "workers/runner.py",
@@ -122,7 +123,7 @@ def test_a_module_has_a_docstring_a_speaking_name_and_a_readable_size(path: Path
             assert length <= 60 or is_migration, f"{node.name} has {length} lines"
 
 
-def test_a_broad_except_stands_at_a_process_boundary_only() -> None:
+def test_a_broad_except_stands_only_where_strangers_code_runs() -> None:
     found = {
         str(path.relative_to(ROOT))
         for path in MODULES

@@ -158,6 +158,11 @@ def test_a_suggestion_of_the_model_is_replayed_identically(bo, spec_file) -> Non
         bo("trial", "complete", trial["id"], json.dumps({"loss": (i - 2.0) ** 2}), "--lease", trial["lease"])
     assert trial["provenance"]["generator"] == "gp:logei"
     assert trial["provenance"]["acquisition_value"] is not None
+    fitted = json.loads(bo("study", "fits", spec["name"], "--json", "--limit", "1")[1])
+    assert fitted[0]["diagnostics"]["acquisition"] == "logei"
+    told = bo("study", "fits", spec["name"])[1]
+    assert "gp" in told
+    assert "lengthscales" in told
     status, out, err = bo("replay", trial["suggestion_id"], "--json")
     assert status == 0, out + err
     assert json.loads(out)["identical"] is True

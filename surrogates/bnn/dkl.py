@@ -32,7 +32,7 @@ from surrogates.gp.model import FastGP
 from surrogates.gp.options import GpOptions
 from surrogates.members import OutcomeModel, refuse_noise
 from surrogates.mixtures import GaussianMixture
-from surrogates.numerics.ascent import UNKNOWN, ascended, held_out, with_noise
+from surrogates.numerics.ascent import HELD_OUT_VARIANCE, ascended, held_out, noise_inflated
 from surrogates.numerics.collapsed import LogNormal
 from surrogates.numerics.conditioned import Conditioned, conditioned
 from surrogates.numerics.fit_rows import fit_rows
@@ -91,7 +91,7 @@ class DeepKernel(OutcomeModel):
         n = self.options.n_members
         left_out = held_out(n, len(kept), n_folds=min(N_FOLDS, n), generator=generator).to(self.X.device)
         X, y, known = self.X[kept], self.y[kept], self.variances[kept].expand(n, -1)
-        hidden = torch.where(left_out, torch.full_like(known, UNKNOWN), known)
+        hidden = torch.where(left_out, torch.full_like(known, HELD_OUT_VARIANCE), known)
 
         def log_posterior(z: Tensor) -> tuple[Tensor, Tensor]:
             with torch.enable_grad():
@@ -115,9 +115,9 @@ class DeepKernel(OutcomeModel):
             z, step, reached = self._at_gaussian_process(), 0, None
             if bool(left_out.any()) and self.options.n_steps:
                 start = self._starts(generator, [kept[~mask] for mask in left_out])
-                louder = with_noise(start, score)
+                louder = noise_inflated(start, score)
                 trained, step, _ = ascended(log_posterior, louder, score, n_steps=self.options.n_steps)
-                trained = with_noise(trained, score)
+                trained = noise_inflated(trained, score)
                 reached = float(score(trained))
                 if step == 0:
                     z[:, -1] += (trained - start)[:, -1].mean()

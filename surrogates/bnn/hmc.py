@@ -62,9 +62,9 @@ class HmcNetwork(NetworkMembers):
         super().__init__(request)
         assert isinstance(request.options, HmcOptions)
         self.options = request.options
-        self._aim(standard_priors(request), torch.ones(self.X.shape[-1], dtype=torch.float64))
+        self._set_target(standard_priors(request), torch.ones(self.X.shape[-1], dtype=torch.float64))
 
-    def _aim(self, priors: ScalePriors, relevance: Tensor) -> None:
+    def _set_target(self, priors: ScalePriors, relevance: Tensor) -> None:
         """What is sampled: networks under these priors, inputs multiplied by a relevance each (d,)."""
         self._priors, self._relevance = priors, relevance
         self.target = CollapsedPosterior(
@@ -79,7 +79,7 @@ class HmcNetwork(NetworkMembers):
 
     def fit(self, generator: torch.Generator) -> None:
         """Warm up, sample, judge, and keep the members. Raises: FitRejected."""
-        self._aim(*self._priors_and_relevance(generator))
+        self._set_target(*self._priors_and_relevance(generator))
         chains, step, n_warmup = self._start(generator)
         chains, step = warmed_up(chains, self.target, step=step, n=n_warmup, generator=generator)
         points = self._points(generator)
@@ -176,7 +176,7 @@ class HmcNetwork(NetworkMembers):
         priors = {
             name: LogNormal(m, sd) for name, (m, sd) in zip(names, state["priors"].tolist(), strict=True)
         }
-        self._aim(ScalePriors(**priors), state["relevance"])
+        self._set_target(ScalePriors(**priors), state["relevance"])
         super().load_state(state)
 
     def _scales(self, z: Tensor) -> Scales:

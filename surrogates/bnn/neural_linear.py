@@ -26,7 +26,7 @@ from surrogates.bnn.priors import noise_prior, standard_priors
 from surrogates.errors import NotEnoughData
 from surrogates.members import OutcomeModel, centred, refuse_noise
 from surrogates.mixtures import GaussianMixture
-from surrogates.numerics.ascent import UNKNOWN, ascended, held_out, with_noise
+from surrogates.numerics.ascent import HELD_OUT_VARIANCE, ascended, held_out, noise_inflated
 from surrogates.numerics.collapsed import CollapsedPosterior, LogNormal
 from surrogates.numerics.fit_rows import fit_rows
 from surrogates.numerics.networks import Network
@@ -74,16 +74,16 @@ class NeuralLinear(OutcomeModel):
             self.target,
             X=self.X[kept],
             y=self.y[kept],
-            variances=torch.where(left_out, torch.full_like(known, UNKNOWN), known),
+            variances=torch.where(left_out, torch.full_like(known, HELD_OUT_VARIANCE), known),
         )
 
         def score(positions: Tensor) -> Tensor:
             return _predicted(part, positions, left_out, known)
 
         with torch.no_grad():
-            start = with_noise(self._starts(generator), score)
+            start = noise_inflated(self._starts(generator), score)
             z, step, _ = ascended(part, start, score, n_steps=self.options.n_steps)
-            z = with_noise(z, score)
+            z = noise_inflated(z, score)
             self._adopt(z)
         reached = float(score(z)) if left_out.any() else None
         self._report = {"n_steps": step, "held_out_log_density": reached}

@@ -28,7 +28,7 @@ PATIENCE: Final = 8
 LEAST_GAIN: Final = 0.01
 """Nats an observation by which a later step has to predict better: less is noise."""
 
-UNKNOWN: Final = 1e8
+HELD_OUT_VARIANCE: Final = 1e8
 """Variance of an observation that is held out."""
 
 MORE_NOISE: Final = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0)
@@ -66,7 +66,7 @@ def ascended(
     return best, best_step, best_score
 
 
-def with_noise(z: Tensor, score: Callable[[Tensor], Tensor]) -> Tensor:
+def noise_inflated(z: Tensor, score: Callable[[Tensor], Tensor]) -> Tensor:
     """Positions (C, P), noise last, with as much more noise as what was held out asks for.
 
     Few features are sure of themselves between many observations, and only more noise makes them less so.

@@ -23,6 +23,14 @@ Groups = Sequence[Sequence[int]]
 TWO_OVER_SQRT_PI: Final = 2.0 / math.sqrt(math.pi)
 
 
+def group_of_columns(groups: Groups) -> Tensor:
+    """(d,), the position of every column's group."""
+    found = torch.empty(sum(len(group) for group in groups), dtype=torch.long)
+    for position, group in enumerate(groups):
+        found[list(group)] = position
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Layer:
     """Where a layer's weights (fan_in x fan_out) and biases lie in z."""

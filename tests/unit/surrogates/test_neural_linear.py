@@ -66,10 +66,10 @@ def test_batches_of_any_shape_agree_with_rows() -> None:
 
 
 def test_what_is_held_out_is_held_out_equally_often() -> None:
-    left_out = held_out(8, 20, n_folds=4, generator=torch.Generator().manual_seed(0))
+    left_out = held_out(8, 20, torch.Generator().manual_seed(0))
     assert (left_out.sum(0) == 2).all()
     assert (left_out.sum(1) == 5).all()
-    assert not held_out(8, 7, n_folds=4, generator=torch.Generator().manual_seed(0)).any()
+    assert not held_out(8, 7, torch.Generator().manual_seed(0)).any()
 
 
 def test_training_ends_where_the_score_is_best() -> None:

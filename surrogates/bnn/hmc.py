@@ -2,8 +2,9 @@
 
 Hidden weights and all scales (weights, biases, relevances, output, noise) are sampled in whitened coordinates with
 the last layer integrated out (`numerics.collapsed`); each draw then gets a last layer from its exact conditional.
-Several chains lie in one tensor. A fit that fails split R-hat or effective sample size of the function at 32
-points, after three times the draws, is rejected: the study's Gaussian process answers in its place.
+Several chains lie in one tensor. A fit that after three times the draws fails split R-hat or effective sample size of
+the function at 32 points, or whose transitions are refused or diverge too often, is rejected: the study's Gaussian
+process answers in its place.
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ from surrogates.protocol import BuildRequest
 N_POINTS: Final = 32
 MIN_SAMPLE_SIZE: Final = 100.0
 MIN_ACCEPTANCE: Final = 0.6
-"""Mean acceptance below which steps are too long; one above 0.95 only costs time."""
+"""Mean acceptance of a sound fit; one above 0.95 is no fault, only time."""
 
 MAX_DIVERGENT: Final = 0.02
-"""Share of divergent transitions from which what lies beyond them may be missing."""
+"""Share of divergent transitions, beyond which a part of the posterior may be out of reach; good fits have 0.01."""
 
 MAX_BLOCKS: Final = 3
 FIRST_STEP: Final = 0.05
@@ -105,7 +106,7 @@ class HmcNetwork(NetworkMembers):
                 break
             self.rungs.append(f"block {block + 1}: {verdict}")
         else:
-            raise FitRejected(f"the chains do not agree: {verdict}")
+            raise FitRejected(f"the chains cannot be trusted: {verdict}")
         self._adopt(draws, chains, step)
 
     def _priors_and_relevance(self, generator: torch.Generator) -> tuple[ScalePriors, Tensor]:

@@ -59,8 +59,8 @@ def test_an_observation_known_to_be_uncertain_hardly_moves_the_mean(name: str) -
     y = torch.zeros(12, dtype=torch.float64)
     y[6] = 2.0
     found = []
-    for variance in (1e-3, 25.0):
-        Yvar = torch.full_like(y, 1e-3)
+    for variance in (0.02, 25.0):
+        Yvar = torch.full_like(y, 0.02)
         Yvar[6] = variance
         # relevances alike: the Gaussian process that gives them heeds the variance by itself
         model = fitted(request(name, X, y, Yvar, relevance="equal"), name)
@@ -115,30 +115,15 @@ def test_members_of_the_ensemble_spread_as_far_as_noise_leaves_the_mean_of_many_
 
 
 class TestHmc:
-    @pytest.mark.parametrize(
-        "chosen", [{"prior": "functional"}, {"relevance": "sampled"}], ids=["functional", "sampled"]
-    )
-    def test_other_sources_of_the_relevances_learn_and_can_be_stored(self, chosen: dict[str, Any]) -> None:
-        X, y = data()
-        asked = request("hmc", X, y, **chosen)
-        model = fitted(asked, "hmc")
-        with torch.no_grad():
-            posterior = model.posterior(X)
-        assert (posterior.mean[:, 0] - y).square().mean() < 0.2
-        again: Any = plugin("hmc").build(asked)
-        again.load_state(model.state())
-        with torch.no_grad():
-            assert torch.allclose(again.posterior(X).mean, posterior.mean, atol=1e-6)
-
     def test_a_functional_prior_sets_the_relevances(self) -> None:
-        X, _ = data(20)
-        # the second input does nothing
-        model = fitted(request("hmc", X, torch.sin(5 * X[:, 0]), prior="functional"), "hmc")
+        model = _learnt_and_stored(prior="functional")
         relevance = model.state()["relevance"]
-        assert relevance[0] > 2 * relevance[1]
+        assert relevance[0] > 1.5 * relevance[1]
+        # those of the Gaussian process alone have a mean square of 1
+        assert abs(float(relevance.square().mean()) - 1.0) > 0.1
 
     def test_sampled_relevances_are_coordinates_of_the_networks(self) -> None:
-        model = fitted(request("hmc", *data(), relevance="sampled"), "hmc")
+        model = _learnt_and_stored(relevance="sampled")
         assert model.target.n_relevances == 2
         assert (model.state()["relevance"] == 1).all()
         drawn = model.prior.scales(model.state()["draw.positions"]).relevance[..., 0]
@@ -202,6 +187,20 @@ class TestHmc:
         assert step == float(kept["step"])
         assert n_warmup == 10
         assert first.figures()["n_warmup"] == 30
+
+
+def _learnt_and_stored(**options: Any) -> Any:
+    """A fit that predicts its data, and does so again from its state."""
+    X, y = data()
+    asked = request("hmc", X, y, **options)
+    model = fitted(asked, "hmc")
+    again: Any = plugin("hmc").build(asked)
+    again.load_state(model.state())
+    with torch.no_grad():
+        mean = model.posterior(X).mean
+        assert torch.allclose(again.posterior(X).mean, mean, atol=1e-6)
+    assert (mean[:, 0] - y).square().mean() < 0.2
+    return model
 
 
 def _tiny_steps(model: Any) -> Any:

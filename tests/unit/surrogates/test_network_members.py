@@ -85,7 +85,7 @@ def test_the_device_of_the_options_goes_before_that_of_the_worker(name: str) -> 
     model = fitted(replace(request(name, X, y, device="cpu"), device="meta"), name)
     assert {parameter.device.type for parameter in model.parameters()} == {"cpu"}
     assert {tensor.device.type for tensor in model.state().values()} == {"cpu"}
-    elsewhere: Any = plugin(name).build(request(name, X, y, device="meta"))
+    elsewhere: Any = plugin(name).build(replace(request(name, X, y), device="meta"))
     assert elsewhere.X.device.type == "meta"
 
 

@@ -27,8 +27,9 @@ from scoring import NormalMixture, scores
 from torch import Tensor
 
 from surrogates.bnn.kernel_fit import KernelFit
-from surrogates.bnn.kernels import NetworkKernel, group_of_columns
+from surrogates.bnn.kernels import NetworkKernel
 from surrogates.numerics.collapsed import LogNormal
+from surrogates.numerics.networks import group_of_columns
 from surrogates.numerics.nngp import expected_product
 
 JITTER = 1e-8
@@ -141,7 +142,7 @@ def compared(problem: str, n: int, seed: int, nus: list[float], n_steps: int) ->
     y = torch.as_tensor(data.train_y)
     kernel = NetworkKernel(data.encoding.groups, 3, "erf", has_relevances=True)
     process = KernelFit(X, y, torch.zeros_like(y), kernel=kernel, noise=LogNormal(-6.0, 1.0))
-    process.fit([torch.zeros(process.n_coordinates)], limit=n, rng=np.random.default_rng(seed))
+    process.fit([torch.zeros(process.n_coordinates)], limit=n, generator=torch.Generator().manual_seed(seed))
     u = process.coordinates
     relevance = kernel.relevance(u[3:-1])[group_of_columns(kernel.groups)]
     scales = Scales(kernel.weight(u[0]), kernel.bias(u[1]), kernel.output(u[2]), process.noise(u), "erf")

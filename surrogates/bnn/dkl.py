@@ -25,22 +25,21 @@ from torch import Tensor
 
 from surrogates.bnn.kernel_fit import NOISE_FLOOR
 from surrogates.bnn.kernel_gp import gaussian_posterior
-from surrogates.bnn.kernels import MaternKernel, group_of_columns, matern52, squared_distance
+from surrogates.bnn.kernels import MaternKernel, matern52, squared_distance
 from surrogates.bnn.options import DklOptions
 from surrogates.errors import NotEnoughData
 from surrogates.gp.model import FastGP
 from surrogates.gp.options import GpOptions
 from surrogates.members import OutcomeModel, refuse_noise
 from surrogates.mixtures import GaussianMixture
-from surrogates.numerics.ascent import UNKNOWN, ascended, held_out, with_noise
+from surrogates.numerics.ascent import HELD_OUT_VARIANCE, ascended, held_out, noise_inflated
 from surrogates.numerics.collapsed import LogNormal
 from surrogates.numerics.conditioned import Conditioned, conditioned
-from surrogates.numerics.fit_rows import fit_rows
-from surrogates.numerics.networks import Network, Scales
+from surrogates.numerics.fit_rows import drawn_rows
+from surrogates.numerics.networks import Network, Scales, group_of_columns
 from surrogates.protocol import BuildRequest
 
 MAX_FEATURES: Final = 8
-N_FOLDS: Final = 4
 FIRST_FEATURES: Final = 0.1
 """Standard deviation of the features' whitened weights at the start; at 0 the evidence would have no slope."""
 
@@ -85,13 +84,11 @@ class DeepKernel(OutcomeModel):
     def fit(self, generator: torch.Generator) -> None:
         """The Gaussian process first, then features as long as they predict better. Raises: FitDiverged."""
         self.gp.fit(generator)
-        seed = int(torch.randint(2**31, (1,), generator=generator).item())
-        rows = fit_rows(self.y.cpu().numpy(), self.options.fit_points, np.random.default_rng(seed))
-        kept = torch.as_tensor(rows, device=self.X.device)
+        kept = drawn_rows(self.y, self.options.fit_points, generator)
         n = self.options.n_members
-        left_out = held_out(n, len(kept), n_folds=min(N_FOLDS, n), generator=generator).to(self.X.device)
+        left_out = held_out(n, len(kept), generator).to(self.X.device)
         X, y, known = self.X[kept], self.y[kept], self.variances[kept].expand(n, -1)
-        hidden = torch.where(left_out, torch.full_like(known, UNKNOWN), known)
+        hidden = torch.where(left_out, torch.full_like(known, HELD_OUT_VARIANCE), known)
 
         def log_posterior(z: Tensor) -> tuple[Tensor, Tensor]:
             with torch.enable_grad():
@@ -115,9 +112,9 @@ class DeepKernel(OutcomeModel):
             z, step, reached = self._at_gaussian_process(), 0, None
             if bool(left_out.any()) and self.options.n_steps:
                 start = self._starts(generator, [kept[~mask] for mask in left_out])
-                louder = with_noise(start, score)
+                louder = noise_inflated(start, score)
                 trained, step, _ = ascended(log_posterior, louder, score, n_steps=self.options.n_steps)
-                trained = with_noise(trained, score)
+                trained = noise_inflated(trained, score)
                 reached = float(score(trained))
                 if step == 0:
                     z[:, -1] += (trained - start)[:, -1].mean()
@@ -164,12 +161,8 @@ class DeepKernel(OutcomeModel):
         z[:, self._parts[1]] *= FIRST_FEATURES
         for row, rows in zip(z, shown, strict=True):
             gp = self._gaussian_process(rows.cpu())
-            gp.fit(torch.Generator().manual_seed(0))
+            gp.fit(generator)
             row[self._parts[2].start :] = self._hyperparameters_of(gp)
-        before = (self.request.warm or {}).get("draw.positions")
-        if before is not None and before.ndim == 2 and before.shape[1] == z.shape[1]:
-            n, end = min(len(before), len(z)), self._parts[1].stop
-            z[:n, :end] = before[:n, :end].to(z)
         return z.to(self.X)
 
     def _noise(self, z: Tensor) -> Tensor:
@@ -241,9 +234,8 @@ class DeepKernel(OutcomeModel):
         return mixture.transformed(posterior_transform)
 
     def state(self) -> dict[str, Tensor]:
-        """Lengthscales, t and noise (C, g + k + 1), and (`draw.`) the networks with them."""
-        z = self.positions.cpu()
-        return {"scales": z[:, self._parts[2].start :].clone(), "draw.positions": z}
+        """The networks with their hyperparameters, all of it `draw.`: no later fit starts from them."""
+        return {"draw.positions": self.positions.cpu()}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Take the networks over and condition them on this model's data."""

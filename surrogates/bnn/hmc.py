@@ -2,15 +2,16 @@
 
 Hidden weights and all scales (weights, biases, relevances, output, noise) are sampled in whitened coordinates with
 the last layer integrated out (`numerics.collapsed`); each draw then gets a last layer from its exact conditional.
-Several chains lie in one tensor. A fit that fails split R-hat or effective sample size of the function at 32
-points, after three times the draws, is rejected: the study's Gaussian process answers in its place.
+Several chains lie in one tensor. A fit that after three times the draws fails split R-hat or effective sample size of
+the function at 32 points, or whose transitions are refused or diverge too often, is rejected: the study's Gaussian
+process answers in its place.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass, fields
-from typing import Final
+from dataclasses import astuple, dataclass, fields, replace
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -22,19 +23,24 @@ from surrogates.bnn.priors import (
     functional_priors,
     functional_values,
     relative_relevance,
-    relevance_columns,
     standard_priors,
     study_gp,
 )
 from surrogates.errors import FitRejected
-from surrogates.numerics.collapsed import CollapsedPosterior, LogNormal, ScalePriors
+from surrogates.numerics.collapsed import LogNormal, ScalePriors
 from surrogates.numerics.convergence import effective_sample_size, split_r_hat
 from surrogates.numerics.hmc import Chains, Transition, transitions, warmed_up
-from surrogates.numerics.networks import Scales
+from surrogates.numerics.networks import group_of_columns
 from surrogates.protocol import BuildRequest
 
 N_POINTS: Final = 32
 MIN_SAMPLE_SIZE: Final = 100.0
+MIN_ACCEPTANCE: Final = 0.6
+"""Mean acceptance of a sound fit; one above 0.95 is no fault, only time."""
+
+MAX_DIVERGENT: Final = 0.02
+"""Share of divergent transitions, beyond which a part of the posterior may be out of reach; good fits have 0.01."""
+
 MAX_BLOCKS: Final = 3
 FIRST_STEP: Final = 0.05
 WARM_SHARE: Final = 1 / 3
@@ -54,6 +60,17 @@ class _Draws:
     acceptance: float = 0.0
     n_divergent: int = 0
 
+    def figures(self) -> dict[str, Any]:
+        """How well the chains have mixed, as JSON."""
+        values = torch.stack(self.values, dim=1)
+        return {
+            "r_hat": float(split_r_hat(values).max()),
+            "effective_sample_size": float(effective_sample_size(values).min()),
+            "n_draws": values.shape[0] * values.shape[1],
+            "acceptance": self.acceptance / len(self.values),
+            "n_divergent": self.n_divergent,
+        }
+
 
 class HmcNetwork(NetworkMembers):
     """One outcome; see HmcOptions."""
@@ -62,24 +79,17 @@ class HmcNetwork(NetworkMembers):
         super().__init__(request)
         assert isinstance(request.options, HmcOptions)
         self.options = request.options
-        self._aim(standard_priors(request), torch.ones(self.X.shape[-1], dtype=torch.float64))
+        self.prior = replace(self.prior, has_relevances=self.options.relevance == "sampled")
+        self._set_target(self.prior.priors, self._relevance)
 
-    def _aim(self, priors: ScalePriors, relevance: Tensor) -> None:
+    def _set_target(self, priors: ScalePriors, relevance: Tensor) -> None:
         """What is sampled: networks under these priors, inputs multiplied by a relevance each (d,)."""
-        self._priors, self._relevance = priors, relevance
-        self.target = CollapsedPosterior(
-            self.network,
-            self.inputs(self.request.train_X),
-            self.y,
-            self.variances,
-            self.request.encoding.groups,
-            priors,
-            has_relevances=self.options.relevance == "sampled",
-        )
+        self.prior, self._relevance = replace(self.prior, priors=priors), relevance
+        self.target = self.collapsed()
 
     def fit(self, generator: torch.Generator) -> None:
         """Warm up, sample, judge, and keep the members. Raises: FitRejected."""
-        self._aim(*self._priors_and_relevance(generator))
+        self._set_target(*self._priors_and_relevance(generator))
         chains, step, n_warmup = self._start(generator)
         chains, step = warmed_up(chains, self.target, step=step, n=n_warmup, generator=generator)
         points = self._points(generator)
@@ -90,12 +100,13 @@ class HmcNetwork(NetworkMembers):
             ):
                 self._keep(made, points, draws, generator)
                 chains = made.chains
-            verdict = self._judge(draws, step)
+            self._report = draws.figures() | {"step": step, "n_warmup": n_warmup}
+            verdict = doubt(self._report, self.options)
             if verdict is None:
                 break
             self.rungs.append(f"block {block + 1}: {verdict}")
         else:
-            raise FitRejected(f"the chains do not agree: {verdict}")
+            raise FitRejected(f"the chains cannot be trusted: {verdict}")
         self._adopt(draws, chains, step)
 
     def _priors_and_relevance(self, generator: torch.Generator) -> tuple[ScalePriors, Tensor]:
@@ -106,8 +117,8 @@ class HmcNetwork(NetworkMembers):
         if self.options.prior == "standard":
             return standard, relative_relevance(gp)
         values = functional_values(self.request, gp, generator)
-        groups = self.request.encoding.groups
-        return functional_priors(self.request, values), relevance_columns(groups, values.relevance)
+        columns = group_of_columns(self.request.encoding.groups)
+        return functional_priors(self.request, values), values.relevance[columns]
 
     def _start(self, generator: torch.Generator) -> tuple[Chains, float, int]:
         warm = self.request.warm or {}
@@ -135,27 +146,6 @@ class HmcNetwork(NetworkMembers):
         draws.acceptance += float(made.acceptance.mean())
         draws.n_divergent += made.n_divergent
 
-    def _judge(self, draws: _Draws, step: float) -> str | None:
-        """Why the draws cannot be trusted yet; None where they can."""
-        values = torch.stack(draws.values, dim=1)
-        r_hat = float(split_r_hat(values).max())
-        size = float(effective_sample_size(values).min())
-        n = len(draws.values)
-        self._report = {
-            "r_hat": r_hat,
-            "effective_sample_size": size,
-            "n_draws": n * self.options.n_chains,
-            "acceptance": draws.acceptance / n,
-            "n_divergent": draws.n_divergent,
-            "step": step,
-        }
-        enough = min(MIN_SAMPLE_SIZE, 0.5 * self.options.n_chains * self.options.n_draws)
-        if not r_hat < self.options.max_r_hat:
-            return f"R-hat {r_hat:.3f} is not below {self.options.max_r_hat}"
-        if not size > enough:
-            return f"effective sample size {size:.0f} is not above {enough:.0f}"
-        return None
-
     def _adopt(self, draws: _Draws, chains: Chains, step: float) -> None:
         n = len(draws.positions) * self.options.n_chains
         # chain after chain, so that even spacing takes from every chain alike
@@ -165,7 +155,7 @@ class HmcNetwork(NetworkMembers):
                 "chains": chains.position,
                 "step": torch.tensor(step, dtype=torch.float64),
                 "relevance": self._relevance,
-                "priors": torch.tensor(astuple(self._priors), dtype=torch.float64),
+                "priors": torch.tensor(astuple(self.prior.priors), dtype=torch.float64),
                 "draw.positions": torch.stack(draws.positions, dim=1).flatten(0, 1)[kept],
                 "draw.outputs": torch.stack(draws.outputs, dim=1).flatten(0, 1)[kept],
             }
@@ -176,13 +166,25 @@ class HmcNetwork(NetworkMembers):
         priors = {
             name: LogNormal(m, sd) for name, (m, sd) in zip(names, state["priors"].tolist(), strict=True)
         }
-        self._aim(ScalePriors(**priors), state["relevance"])
+        self._set_target(ScalePriors(**priors), state["relevance"])
         super().load_state(state)
 
-    def _scales(self, z: Tensor) -> Scales:
-        return self.target.scales(z)
-
     def noise_variance(self) -> Tensor:
-        """(1,), posterior mean of the learned noise variance."""
-        noise = self.target.noise(self._state["draw.positions"].to(self.X))
+        """(1,), posterior mean of the learned noise variance; known variances of observations come on top."""
+        noise = self.prior.noise(self.state()["draw.positions"].to(self.X))
         return noise.double().mean()[None].cpu()
+
+
+def doubt(figures: Mapping[str, Any], options: HmcOptions) -> str | None:
+    """Why draws with these figures cannot be trusted yet; None where they can."""
+    r_hat, size, n = figures["r_hat"], figures["effective_sample_size"], figures["n_draws"]
+    enough = min(MIN_SAMPLE_SIZE, 0.5 * options.n_chains * options.n_draws)
+    if not r_hat < options.max_r_hat:
+        return f"R-hat {r_hat:.3f} is not below {options.max_r_hat}"
+    if not size > enough:
+        return f"effective sample size {size:.0f} is not above {enough:.0f}"
+    if not figures["acceptance"] >= MIN_ACCEPTANCE:
+        return f"acceptance {figures['acceptance']:.2f} is below {MIN_ACCEPTANCE}"
+    if not figures["n_divergent"] <= MAX_DIVERGENT * n:
+        return f"{figures['n_divergent']} of {n} transitions diverged"
+    return None

@@ -15,7 +15,7 @@ from surrogates.bnn.kernels import WhitenedKernel
 from surrogates.errors import FitDiverged, NotEnoughData
 from surrogates.numerics.collapsed import LogNormal
 from surrogates.numerics.conditioned import Conditioned, conditioned
-from surrogates.numerics.fit_rows import fit_rows
+from surrogates.numerics.fit_rows import drawn_rows
 
 MAX_ITERATIONS: Final = 60
 BOUND: Final = 8.0
@@ -78,12 +78,12 @@ class KernelFit:
         given = self.at(u, rows)
         return 0.5 * u.square().sum() - self.log_evidence(given) - given.log_prior_of_constant
 
-    def fit(self, starts: list[Tensor], *, limit: int, rng: np.random.Generator) -> None:
+    def fit(self, starts: list[Tensor], *, limit: int, generator: torch.Generator) -> None:
         """The best optimum from the starts, on at most `limit` observations, conditioned on all.
 
         Raises: FitDiverged.
         """
-        rows = torch.as_tensor(fit_rows(self.y.cpu().numpy(), limit, rng), device=self.X.device)
+        rows = drawn_rows(self.y, limit, generator)
         found = [self._climbed(start, rows) for start in starts]
         value, u = min(found, key=lambda each: each[0])
         if not np.isfinite(value) or value >= 1e10:

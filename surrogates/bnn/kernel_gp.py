@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from botorch.acquisition.objective import PosteriorTransform
 from botorch.models import SingleTaskGP
@@ -95,10 +94,9 @@ class KernelGP(SingleTaskGP):
 
     def fit(self, generator: torch.Generator) -> None:
         """Maximum a posteriori hyperparameters, on a subset of many data. Raises: FitDiverged."""
-        seed = int(torch.randint(2**31, (1,), generator=generator).item())
         warm = self.process.warm_start(self.request.warm)
         start = torch.zeros(self.process.n_coordinates) if warm is None else warm
-        self.process.fit([start], limit=self.limit, rng=np.random.default_rng(seed))
+        self.process.fit([start], limit=self.limit, generator=generator)
         self._adopted()
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from surrogates.members import centred
 from surrogates.numerics.collapsed import LogNormal
 from surrogates.numerics.exact_gp import LENGTHSCALE_SD, lengthscale_prior_mean
-from surrogates.numerics.networks import Activation, Groups
+from surrogates.numerics.networks import Activation, Groups, group_of_columns
 from surrogates.numerics.nngp import nngp_covariance
 
 SQRT5: Final = math.sqrt(5.0)
@@ -45,14 +45,6 @@ class WhitenedKernel(Protocol):
 
     def figures(self, u: Tensor) -> dict[str, Any]:
         """The hyperparameters as JSON."""
-
-
-def group_of_columns(groups: Groups) -> Tensor:
-    """(d,), the position of every column's group."""
-    found = torch.empty(sum(len(group) for group in groups), dtype=torch.long)
-    for position, group in enumerate(groups):
-        found[list(group)] = position
-    return found
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-import numpy as np
 import torch
 from botorch.acquisition.objective import PosteriorTransform
 from botorch.posteriors.posterior import Posterior
@@ -26,12 +25,12 @@ from torch import Tensor
 
 from surrogates.bnn.kernel_gp import gaussian_posterior
 from surrogates.bnn.options import LaplaceOptions
-from surrogates.bnn.priors import standard_priors
+from surrogates.bnn.priors import network_prior
 from surrogates.errors import FitDiverged, NotEnoughData
 from surrogates.members import OutcomeModel, refuse_noise
 from surrogates.numerics.collapsed import CollapsedPosterior
 from surrogates.numerics.conditioned import positive_factor
-from surrogates.numerics.fit_rows import fit_rows
+from surrogates.numerics.fit_rows import drawn_rows
 from surrogates.numerics.linearised import Weights, climbed, log_joint, tangent_at, values
 from surrogates.numerics.networks import Network, Scales
 from surrogates.numerics.tangent import Tangent, tangent_covariance
@@ -50,25 +49,15 @@ class LaplaceNetwork(OutcomeModel):
         super().__init__(request)
         assert isinstance(request.options, LaplaceOptions)
         self.options = request.options
-        options = self.options
-        self.network = Network(self.X.shape[-1], options.width, options.depth, options.activation)
-        self.target = CollapsedPosterior(
-            self.network,
-            self.X,
-            self.y,
-            self.variances,
-            request.encoding.groups,
-            standard_priors(request),
-            has_relevances=options.ard,
-        )
+        prior = network_prior(request, has_relevances=self.options.ard)
+        self.network = prior.network
+        self.target = prior.given(self.X, self.y, self.variances)
         self._report: dict[str, Any] = {}
         self._weights: Weights | None = None
 
     def fit(self, generator: torch.Generator) -> None:
         """Train the stack, keep the best network, train it on all data. Raises: FitDiverged."""
-        seed = int(torch.randint(2**31, (1,), generator=generator).item())
-        rows = fit_rows(self.y.cpu().numpy(), self.options.fit_points, np.random.default_rng(seed))
-        kept = torch.as_tensor(rows, device=self.X.device)
+        kept = drawn_rows(self.y, self.options.fit_points, generator)
         part = replace(self.target, X=self.X[kept], y=self.y[kept], variances=self.variances[kept])
         with torch.no_grad():
             weights = self._starts(generator)
@@ -155,9 +144,8 @@ class LaplaceNetwork(OutcomeModel):
         )
 
     def state(self) -> dict[str, Tensor]:
-        """The scales, and (`draw.`) the network with them."""
-        z, last = self.weights.z[0].cpu(), self.weights.last[0].cpu()
-        return {"scales": z[self.network.n_weights :].clone(), "hidden": z, "last": last}
+        """The network: hidden weights with their scales and the last layer; a later fit starts from it, too."""
+        return {"hidden": self.weights.z[0].cpu(), "last": self.weights.last[0].cpu()}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Linearise around a stored network, on this model's data."""

@@ -14,26 +14,24 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-import numpy as np
 import torch
 from botorch.acquisition.objective import PosteriorTransform
 from torch import Tensor
 
 from surrogates.bnn.kernel_gp import data_fit
-from surrogates.bnn.kernels import NetworkKernel, group_of_columns
+from surrogates.bnn.kernels import NetworkKernel
 from surrogates.bnn.options import NeuralLinearOptions
-from surrogates.bnn.priors import noise_prior, standard_priors
+from surrogates.bnn.priors import network_prior, noise_prior
 from surrogates.errors import NotEnoughData
 from surrogates.members import OutcomeModel, centred, refuse_noise
 from surrogates.mixtures import GaussianMixture
-from surrogates.numerics.ascent import UNKNOWN, ascended, held_out, with_noise
+from surrogates.numerics.ascent import HELD_OUT_VARIANCE, ascended, held_out, noise_inflated
 from surrogates.numerics.collapsed import CollapsedPosterior, LogNormal
-from surrogates.numerics.fit_rows import fit_rows
-from surrogates.numerics.networks import Network
+from surrogates.numerics.fit_rows import drawn_rows
+from surrogates.numerics.networks import group_of_columns
 from surrogates.numerics.nngp import nngp_covariance
 from surrogates.protocol import BuildRequest
 
-N_FOLDS: Final = 4
 KERNEL_POINTS: Final = 200
 
 
@@ -47,45 +45,35 @@ class NeuralLinear(OutcomeModel):
         super().__init__(request)
         assert isinstance(request.options, NeuralLinearOptions)
         self.options = request.options
-        options = self.options
-        self.network = Network(self.X.shape[-1], options.width, options.depth, options.activation)
-        self.target = CollapsedPosterior(
-            self.network,
-            self.X,
-            self.y,
-            self.variances,
-            request.encoding.groups,
-            standard_priors(request),
-            has_relevances=options.ard,
-        )
+        prior = network_prior(request, has_relevances=self.options.ard)
+        self.network = prior.network
+        self.target = prior.given(self.X, self.y, self.variances)
         self._report: dict[str, Any] = {}
         self._positions: Tensor | None = None
-        self._coordinates: Tensor | None = None
 
     def fit(self, generator: torch.Generator) -> None:
         """Train the stack on a subset of many data, up to where it predicts best. Raises: FitDiverged."""
-        seed = int(torch.randint(2**31, (1,), generator=generator).item())
-        rows = fit_rows(self.y.cpu().numpy(), self.options.fit_points, np.random.default_rng(seed))
-        kept = torch.as_tensor(rows, device=self.X.device)
+        kept = drawn_rows(self.y, self.options.fit_points, generator)
         n = self.options.n_members
-        left_out = held_out(n, len(kept), n_folds=min(N_FOLDS, n), generator=generator).to(self.X.device)
+        left_out = held_out(n, len(kept), generator).to(self.X.device)
         known = self.variances[kept].expand(n, -1)
         part = replace(
             self.target,
             X=self.X[kept],
             y=self.y[kept],
-            variances=torch.where(left_out, torch.full_like(known, UNKNOWN), known),
+            variances=torch.where(left_out, torch.full_like(known, HELD_OUT_VARIANCE), known),
         )
 
         def score(positions: Tensor) -> Tensor:
             return _predicted(part, positions, left_out, known)
 
         with torch.no_grad():
-            start = with_noise(self._starts(generator), score)
-            z, step, _ = ascended(part, start, score, n_steps=self.options.n_steps)
-            z = with_noise(z, score)
+            z, step, reached = self._starts(generator), 0, None
+            if bool(left_out.any()):
+                z, step, _ = ascended(part, noise_inflated(z, score), score, n_steps=self.options.n_steps)
+                z = noise_inflated(z, score)
+                reached = float(score(z))
             self._adopt(z)
-        reached = float(score(z)) if left_out.any() else None
         self._report = {"n_steps": step, "held_out_log_density": reached}
 
     def _starts(self, generator: torch.Generator) -> Tensor:
@@ -93,17 +81,17 @@ class NeuralLinear(OutcomeModel):
         z = torch.randn(
             self.options.n_members, self.target.n_coordinates, generator=generator, dtype=torch.float64
         )
-        z[:, self.network.n_weights :] = self._scales_of_infinite_width()
+        z[:, self.network.n_weights :] = self._scales_of_infinite_width(generator)
         return z.to(self.X)
 
-    def _scales_of_infinite_width(self) -> Tensor:
+    def _scales_of_infinite_width(self, generator: torch.Generator) -> Tensor:
         """(k,), whitened scales whose evidence for the limit of wide networks is highest."""
         options, request = self.options, self.request
         kernel = NetworkKernel(
             request.encoding.groups, options.depth, options.activation, has_relevances=options.ard
         )
         process = data_fit(request, kernel, noise_prior(request))
-        process.fit([torch.zeros(process.n_coordinates)], limit=KERNEL_POINTS, rng=np.random.default_rng(0))
+        process.fit([torch.zeros(process.n_coordinates)], limit=KERNEL_POINTS, generator=generator)
         u, priors = process.coordinates, self.target.priors
         X = centred(process.X)
         if options.ard:
@@ -161,13 +149,11 @@ class NeuralLinear(OutcomeModel):
         return GaussianMixture(means.to(X), covariances.to(X)).transformed(posterior_transform)
 
     def state(self) -> dict[str, Tensor]:
-        """Scales of the infinitely wide network, a warm start, and (`draw.`) the networks with their own."""
-        known = {} if self._coordinates is None else {"coordinates": self._coordinates.cpu()}
-        return known | {"draw.positions": self.positions.cpu()}
+        """The networks with their scales, all of it `draw.`: no later fit starts from them."""
+        return {"draw.positions": self.positions.cpu()}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Take the networks over; their last layers are solved for on this model's data."""
-        self._coordinates = state.get("coordinates")
         self._adopt(state["draw.positions"].to(self.X))
 
     def noise_variance(self) -> Tensor:
@@ -196,4 +182,4 @@ def _predicted(target: CollapsedPosterior, z: Tensor, left_out: Tensor, known: T
     mean = (psi @ last.mean[..., None])[..., 0]
     variance = (psi @ last.factor).square().sum(-1) + target.noise(z).double()[:, None] + known
     density = -0.5 * ((2 * torch.pi * variance).log() + (target.y - mean).square() / variance)
-    return density[left_out].mean() if bool(left_out.any()) else density.new_zeros(())
+    return density[left_out].mean()

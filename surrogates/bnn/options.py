@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from surrogates.compute import ComputeOptions
 
@@ -57,7 +58,7 @@ class HmcOptions(RelevanceOptions):
 
     prior: Literal["standard", "functional"] = "standard"
     """`functional` chooses the prior of the weights so that the networks are distributed most nearly like the
-    study's Gaussian process; it sets the relevances, too."""
+    study's Gaussian process. It sets the relevances, too, so `relevance: sampled` is refused beside it."""
 
     n_chains: Annotated[int, Field(ge=2, le=64)] = 4
     """Independent chains, moved together."""
@@ -66,13 +67,23 @@ class HmcOptions(RelevanceOptions):
     """Transitions that adapt the step size; a third of them after a warm start."""
 
     n_draws: Annotated[int, Field(ge=16, le=5000)] = 64
-    """Transitions kept of each chain; up to three times as many where the chains have not mixed yet."""
+    """Transitions kept of each chain; up to three times as many where the chains have not mixed yet. The effective
+    sample size has to exceed 100, or half of `n_chains` times `n_draws` where that is less."""
 
     max_r_hat: Annotated[float, Field(gt=1.0, le=10.0)] = 1.05
     """Split R-hat of the function above which the chains count as disagreeing."""
 
     n_members: Literal[32, 64, 128, 256, 512] = 128
     """Draws that make up the posterior, evenly spaced among the kept ones."""
+
+    @field_validator("prior")
+    @classmethod
+    def _relevances_have_one_source(cls, prior: str, info: ValidationInfo) -> str:
+        if prior == "functional" and info.data.get("relevance") == "sampled":
+            raise ValueError(
+                "a functional prior sets the relevances: `relevance` cannot be `sampled` beside it"
+            )
+        return prior
 
 
 class EnsembleOptions(RelevanceOptions):
@@ -104,8 +115,8 @@ class SgmcmcOptions(RelevanceOptions):
     n_cycles: Annotated[int, Field(ge=1, le=100)] = 4
     """Cycles of the step size."""
 
-    exploration: Annotated[float, Field(ge=0, lt=1)] = 0.8
-    """Part of a cycle in which steps have no noise and nothing is kept."""
+    exploration: Annotated[float, Field(ge=0, lt=1, validate_default=True)] = 0.8
+    """Part of a cycle in which steps have no noise and nothing is kept; at least the last step of a cycle is."""
 
     step: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """Longest step, as a share of the longest stable one."""
@@ -118,6 +129,19 @@ class SgmcmcOptions(RelevanceOptions):
 
     n_members: Literal[32, 64, 128, 256, 512] = 128
     """Draws that make up the posterior, evenly spaced among the kept ones."""
+
+    @field_validator("exploration")
+    @classmethod
+    def _a_cycle_keeps_a_step(cls, exploration: float, info: ValidationInfo) -> float:
+        if info.data.get("schedule") != "cyclical" or not {"n_steps", "n_cycles"} <= info.data.keys():
+            return exploration
+        length = math.ceil(info.data["n_steps"] / info.data["n_cycles"])
+        if exploration > (length - 1) / length:
+            raise ValueError(
+                f"`n_steps` over `n_cycles` are cycles of {length} steps, of which one has to be kept: "
+                f"at most {(length - 1) / length:.3g} of a cycle can explore"
+            )
+        return exploration
 
 
 class NngpOptions(NeuralOptions):

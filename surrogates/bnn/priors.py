@@ -24,9 +24,15 @@ from surrogates.bnn.options import NetworkOptions, NeuralOptions
 from surrogates.gp.model import FastGP
 from surrogates.gp.options import GpOptions
 from surrogates.members import centred
-from surrogates.numerics.collapsed import OUTPUT_BIAS, LogNormal, ScalePriors, default_scale_priors
+from surrogates.numerics.collapsed import (
+    OUTPUT_BIAS,
+    LogNormal,
+    NetworkPrior,
+    ScalePriors,
+    default_scale_priors,
+)
 from surrogates.numerics.exact_gp import Array, column_lengthscales, matern52
-from surrogates.numerics.networks import Activation, Groups
+from surrogates.numerics.networks import Activation, Groups, Network, group_of_columns
 from surrogates.numerics.nngp import nngp_covariance
 from surrogates.protocol import BuildRequest
 
@@ -74,6 +80,18 @@ def standard_priors(request: BuildRequest) -> ScalePriors:
     return default_scale_priors(request.options.activation, noise=noise_prior(request))
 
 
+def network_prior(request: BuildRequest, *, has_relevances: bool) -> NetworkPrior:
+    """Networks of the shape that the options ask for, under standard priors."""
+    options = request.options
+    assert isinstance(options, NetworkOptions)
+    return NetworkPrior(
+        network=Network(request.train_X.shape[-1], options.width, options.depth, options.activation),
+        groups=request.encoding.groups,
+        priors=standard_priors(request),
+        has_relevances=has_relevances,
+    )
+
+
 def functional_priors(request: BuildRequest, values: ScaleValues) -> ScalePriors:
     """Priors held at functional values; relevances are multiplied into the inputs instead."""
     return replace(
@@ -82,14 +100,6 @@ def functional_priors(request: BuildRequest, values: ScaleValues) -> ScalePriors
         bias=LogNormal(math.log(values.bias), FUNCTIONAL_SD),
         output=LogNormal(math.log(values.output), FUNCTIONAL_SD),
     )
-
-
-def relevance_columns(groups: Groups, relevance: Tensor) -> Tensor:
-    """(d,), the relevance of every column from that of its group."""
-    columns = torch.empty(sum(len(group) for group in groups), dtype=relevance.dtype)
-    for group, value in zip(groups, relevance, strict=True):
-        columns[list(group)] = value
-    return columns
 
 
 def study_gp(request: BuildRequest, generator: torch.Generator) -> FastGP:
@@ -153,7 +163,7 @@ def network_covariance(
     """
     scales = log_scales.exp()
     k, _, _ = nngp_covariance(
-        centred(X) * relevance_columns(groups, scales[3:]),
+        centred(X) * scales[3:][group_of_columns(groups)],
         depth=depth,
         activation=activation,
         weight_variance=scales[0].square(),

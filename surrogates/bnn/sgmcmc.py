@@ -15,8 +15,8 @@ the study's Gaussian process.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import torch
@@ -24,13 +24,11 @@ from posteriors.sgmcmc import baoa
 from torch import Tensor
 from torch.func import jvp, vjp
 
-from surrogates.bnn.network_members import NetworkMembers
+from surrogates.bnn.network_members import AnchoredMembers
 from surrogates.bnn.options import SgmcmcOptions
-from surrogates.bnn.priors import relative_relevance, standard_priors, study_gp
 from surrogates.errors import FitDiverged
-from surrogates.numerics.anchored import AnchoredLoss
+from surrogates.numerics.anchored import randomised, trained
 from surrogates.numerics.collapsed import CollapsedPosterior
-from surrogates.numerics.networks import Scales
 from surrogates.protocol import BuildRequest
 
 N_START: Final = 500
@@ -75,6 +73,11 @@ class Schedule:
             return self._place(step) >= self.exploration
         return step >= BURN_IN * self.n_steps
 
+    def chosen_steps(self, n: int) -> list[int]:
+        """`n` steps evenly spaced among the kept ones, ascending; some repeated where fewer are kept."""
+        kept = [step for step in range(self.n_steps) if self.is_kept(step)]
+        return [kept[i * len(kept) // n] for i in range(n)]
+
 
 @dataclass(frozen=True)
 class Coordinates:
@@ -108,7 +111,11 @@ class Coordinates:
         return -0.5 * (position[:, :n_weights].square().sum(-1) + last.square().sum(-1))
 
 
-class SgmcmcNetwork(NetworkMembers):
+LogPosterior = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Positions (C, P + H + 1) and rows of a minibatch -> their estimate of the log posterior: sum () and each (C,)."""
+
+
+class SgmcmcNetwork(AnchoredMembers):
     """One outcome; see SgmcmcOptions."""
 
     def __init__(self, request: BuildRequest) -> None:
@@ -118,79 +125,29 @@ class SgmcmcNetwork(NetworkMembers):
 
     def fit(self, generator: torch.Generator) -> None:
         """Start from anchored networks, run the chains, keep evenly spaced draws. Raises: FitDiverged."""
+        options = self.options
         rows = torch.randperm(len(self.y), generator=generator)[:N_START]
-        noise = self._look(rows, generator)
-        coordinates, start = self._start(rows, noise, generator)
-        D = noise + self.variances
-        longest = self.options.step * 2.0 / math.sqrt(self._curvature(coordinates, start, rows, D))
+        self._set_noise_and_relevance(generator, least_noise=MIN_NOISE, rows=rows)
+        coordinates, start = self._start(rows, generator)
+        D = self._noise + self.variances
+        longest = options.step * 2.0 / math.sqrt(self._curvature(coordinates, start, rows, D))
         schedule = Schedule(
-            self.options.n_steps,
-            self.options.n_cycles,
-            self.options.exploration,
-            longest,
-            self.options.schedule == "cyclical",
+            options.n_steps, options.n_cycles, options.exploration, longest, options.schedule == "cyclical"
         )
-        kept = list(self._sampled(coordinates, start, D, schedule, generator))
-        chosen = [kept[i * len(kept) // self._n_kept] for i in range(self._n_kept)]
-        positions = torch.stack(chosen, dim=1)
+        steps = schedule.chosen_steps(math.ceil(options.n_members / options.n_chains))
+        positions = self._sampled(self._log_posterior(coordinates, D), start, schedule, steps, generator)
         if not torch.isfinite(positions).all():
             raise FitDiverged("the chains left for infinity")
-        self._report = {"longest_step": longest, "n_kept": len(kept) * self.options.n_chains}
-        self._adopt(coordinates, positions, noise)
+        self._report = {"longest_step": longest, "n_kept": len(set(steps)) * options.n_chains}
+        self._adopt(*self._members(coordinates, positions))
 
-    @property
-    def _n_kept(self) -> int:
-        """Draws of each chain that become members."""
-        return max(1, self.options.n_members // self.options.n_chains)
-
-    def _look(self, rows: Tensor, generator: torch.Generator) -> float:
-        """The noise variance; sets the relevances."""
-        request = self.request
-        known = request.train_Yvar
-        part = replace(
-            request,
-            train_X=request.train_X[rows],
-            train_Y=request.train_Y[rows],
-            train_Yvar=None if known is None else known[rows],
-        )
-        gp = study_gp(part, generator)
-        if self.options.relevance == "gp":
-            self._relevance = relative_relevance(gp)
-        return max(gp.core.noise, MIN_NOISE)
-
-    def _posterior(self, rows: Tensor) -> CollapsedPosterior:
-        return CollapsedPosterior(
-            self.network,
-            self.inputs(self.request.train_X[rows]),
-            self.y[rows],
-            self.variances[rows],
-            self.request.encoding.groups,
-            standard_priors(self.request),
-            has_relevances=False,
-        )
-
-    def _start(self, rows: Tensor, noise: float, generator: torch.Generator) -> tuple[Coordinates, Tensor]:
+    def _start(self, rows: Tensor, generator: torch.Generator) -> tuple[Coordinates, Tensor]:
         """Anchored networks trained on some rows, as the centre of the coordinates and the place in them."""
-        posterior = self._posterior(rows)
-        n_chains, n_weights = self.options.n_chains, self.network.n_weights
-
-        def drawn(*shape: int) -> Tensor:
-            return torch.randn(shape, generator=generator, dtype=torch.float64).to(self.X.device)
-
-        anchors = torch.zeros(n_chains, posterior.n_coordinates, dtype=self.X.dtype, device=self.X.device)
-        anchors[:, :n_weights] = drawn(n_chains, n_weights).to(self.X)
-        D = (noise + posterior.variances).expand(n_chains, -1)
-        targets = posterior.y + D.sqrt() * drawn(n_chains, len(rows))
-        loss = AnchoredLoss(posterior, anchors, drawn(n_chains, self.network.width + 1), targets, D)
-        z = anchors.clone().requires_grad_()
-        optimiser = torch.optim.Adam([z], lr=START_RATE)
-        for _ in range(START_STEPS):
-            with torch.no_grad():
-                _, z.grad = loss(z)
-            optimiser.step()
-        z = z.detach()
+        posterior, n_weights = self.collapsed(rows), self.network.n_weights
+        loss = randomised(posterior, self._noise, self.options.n_chains, generator)
+        z = trained(loss, n_steps=START_STEPS, rate=START_RATE)
         share = len(self.y) / len(rows)
-        covariance = posterior.last_layer_given(z, (noise + posterior.variances) / share)
+        covariance = posterior.last_layer_given(z, (self._noise + posterior.variances) / share)
         centre = loss.last_layer(z)
         position = torch.cat([z[:, :n_weights], torch.zeros_like(centre).to(z)], dim=1)
         return (
@@ -219,37 +176,35 @@ class SgmcmcNetwork(NetworkMembers):
 
     def _sampled(
         self,
-        coordinates: Coordinates,
+        log_posterior: LogPosterior,
         start: Tensor,
-        D: Tensor,
         schedule: Schedule,
+        steps: Sequence[int],
         generator: torch.Generator,
-    ) -> Iterator[Tensor]:
-        """The kept positions (C, P + H + 1), in order."""
-        X = self.inputs(self.request.train_X)
-        log_posterior = self._log_posterior(coordinates, X, D)
+    ) -> Tensor:
+        """Positions (C, k, P + H + 1) after k ascending steps."""
+        n, size = len(self.y), min(self.options.batch_size, len(self.y))
+        found = dict.fromkeys(steps, start)
         # the library draws from torch's own generator
-        with torch.random.fork_rng(devices=[X.device] if X.device.type == "cuda" else []):
+        with torch.random.fork_rng(devices=[start.device] if start.device.type == "cuda" else []):
             torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
             state = baoa.init(start)
-            for step in range(schedule.n_steps):
-                batch = torch.randint(len(X), (min(self.options.batch_size, len(X)),), generator=generator)
-                if len(X) <= self.options.batch_size:
-                    batch = torch.arange(len(X))
+            for step in range(steps[-1] + 1):
+                batch = torch.randint(n, (size,), generator=generator) if size < n else torch.arange(n)
                 state, _ = baoa.update(
                     state,
-                    batch.to(X.device),
+                    batch.to(start.device),
                     log_posterior,
                     lr=schedule.step_size(step),
                     alpha=self.options.friction,
                     temperature=schedule.temperature(step),
                 )
-                if schedule.is_kept(step):
-                    yield state.params
+                if step in found:
+                    found[step] = state.params
+        return torch.stack([found[step] for step in steps], dim=1)
 
-    def _log_posterior(
-        self, coordinates: Coordinates, X: Tensor, D: Tensor
-    ) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    def _log_posterior(self, coordinates: Coordinates, D: Tensor) -> LogPosterior:
+        X = self.inputs(self.request.train_X)
         y, precision = self.y.to(X), (1.0 / D).to(X)
 
         def log_posterior(position: Tensor, batch: Tensor) -> tuple[Tensor, Tensor]:
@@ -263,19 +218,12 @@ class SgmcmcNetwork(NetworkMembers):
 
         return log_posterior
 
-    def _adopt(self, coordinates: Coordinates, positions: Tensor, noise: float) -> None:
-        """Members from positions (C, k, P + H + 1), chain after chain."""
+    def _members(self, coordinates: Coordinates, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """`n_members` networks, evenly from positions (C, k, P + H + 1) of all chains, and their last layers."""
         found = [coordinates.split(positions[:, i]) for i in range(positions.shape[1])]
+        # chain after chain
         z = torch.stack([z for z, _ in found], dim=1).flatten(0, 1)
         last = torch.stack([last for _, last in found], dim=1).flatten(0, 1)
-        self.load_state(
-            {
-                "draw.positions": z,
-                "draw.outputs": coordinates.posterior.folded(z, last),
-                "relevance": self._relevance,
-                "noise": torch.tensor([noise], dtype=torch.float64),
-            }
-        )
-
-    def _scales(self, z: Tensor) -> Scales:
-        return self._posterior(torch.arange(1)).scales(z)
+        n = self.options.n_members
+        evenly = torch.arange(n, device=z.device) * len(z) // n
+        return z[evenly], self.prior.folded(z[evenly], last[evenly])

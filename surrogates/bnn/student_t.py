@@ -16,7 +16,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from botorch.acquisition.objective import PosteriorTransform
 from torch import Tensor
@@ -88,10 +87,9 @@ class StudentTProcess(OutcomeModel):
 
     def fit(self, generator: torch.Generator) -> None:
         """Maximum a posteriori hyperparameters, on a subset of many data. Raises: FitDiverged."""
-        seed = int(torch.randint(2**31, (1,), generator=generator).item())
         warm = self.process.warm_start(self.request.warm)
         start = torch.zeros(self.process.n_coordinates) if warm is None else warm
-        self.process.fit([start], limit=self.options.fit_points, rng=np.random.default_rng(seed))
+        self.process.fit([start], limit=self.options.fit_points, generator=generator)
 
     def posterior(
         self,

@@ -12,6 +12,7 @@ targets t ~ N(y, D) and anchors ~ N(0, I) are exact draws from the posterior.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -74,3 +75,44 @@ class AnchoredLoss:
             alpha = (r - (psi @ solved)[..., 0]) / self.D
         last_layer = self.output_anchors + (psi.transpose(-1, -2) @ alpha[..., None])[..., 0]
         return last_layer, 0.5 * (r * alpha).sum(-1), alpha
+
+
+def randomised(
+    posterior: CollapsedPosterior, noise: float, n_members: int, generator: torch.Generator
+) -> AnchoredLoss:
+    """Each of S members gets its own draw from the prior and its own noisy copy of the data; scales at their centre."""
+    X, n_weights = posterior.X, posterior.network.n_weights
+
+    def drawn(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64).to(X.device)
+
+    anchors = torch.zeros(n_members, posterior.n_coordinates, dtype=X.dtype, device=X.device)
+    anchors[:, :n_weights] = drawn(n_members, n_weights).to(X)
+    D = noise + posterior.variances
+    return AnchoredLoss(
+        posterior,
+        anchors,
+        drawn(n_members, posterior.network.width + 1),
+        posterior.y + D.sqrt() * drawn(n_members, len(D)),
+        D.expand(n_members, -1),
+    )
+
+
+def moved(loss: AnchoredLoss, *, n_steps: int, rate: float) -> Iterator[Tensor]:
+    """The members' hidden weights (S, P) after 0, 1, ... `n_steps` steps of Adam from their anchors, in one memory."""
+    z = loss.anchors.clone().requires_grad_()
+    optimiser = torch.optim.Adam([z], lr=rate)
+    yield z.detach()
+    for _ in range(n_steps):
+        with torch.no_grad():
+            _, z.grad = loss(z)
+        optimiser.step()
+        yield z.detach()
+
+
+def trained(loss: AnchoredLoss, *, n_steps: int, rate: float) -> Tensor:
+    """The members' hidden weights (S, P) after the last step."""
+    z = loss.anchors
+    for z in moved(loss, n_steps=n_steps, rate=rate):  # noqa: B007  the last one counts
+        pass
+    return z

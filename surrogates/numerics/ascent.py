@@ -28,19 +28,26 @@ PATIENCE: Final = 8
 LEAST_GAIN: Final = 0.01
 """Nats an observation by which a later step has to predict better: less is noise."""
 
-UNKNOWN: Final = 1e8
+N_FOLDS: Final = 4
+MIN_TO_FOLD: Final = 2 * N_FOLDS
+"""With fewer observations nothing is held out."""
+
+HELD_OUT_VARIANCE: Final = 1e8
 """Variance of an observation that is held out."""
 
 MORE_NOISE: Final = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0)
 """Prior standard deviations of the log noise variance."""
 
 
-def held_out(n_models: int, n: int, *, n_folds: int, generator: torch.Generator) -> Tensor:
-    """(C, n), which observations each model leaves out: every one is left out equally often, none of a few."""
-    if n < 2 * n_folds:
+def held_out(n_models: int, n: int, generator: torch.Generator) -> Tensor:
+    """(C, n), which observations each model leaves out: one of four random parts in turn, nothing of fewer than eight.
+
+    Where models are a multiple of four, every observation is left out equally often.
+    """
+    if n < MIN_TO_FOLD:
         return torch.zeros(n_models, n, dtype=torch.bool)
-    folds = torch.randperm(n, generator=generator) % n_folds
-    return torch.stack([folds == model % n_folds for model in range(n_models)])
+    folds = torch.randperm(n, generator=generator) % N_FOLDS
+    return folds == (torch.arange(n_models) % N_FOLDS)[:, None]
 
 
 def ascended(
@@ -66,7 +73,7 @@ def ascended(
     return best, best_step, best_score
 
 
-def with_noise(z: Tensor, score: Callable[[Tensor], Tensor]) -> Tensor:
+def noise_inflated(z: Tensor, score: Callable[[Tensor], Tensor]) -> Tensor:
     """Positions (C, P), noise last, with as much more noise as what was held out asks for.
 
     Few features are sure of themselves between many observations, and only more noise makes them less so.

@@ -13,20 +13,24 @@ network, without its stiffest directions. Every coordinate of z, the scales' inc
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
 import torch
 from torch import Tensor
 
-from surrogates.numerics.networks import Activation, Groups, Network, Scales
+from surrogates.numerics.networks import Activation, Groups, Network, Scales, group_of_columns
 
 OUTPUT_BIAS: Final = 1.0
 """s_c, in standard deviations of the outputs."""
 
 NOISE_FLOOR: Final = 1e-5
 """Least noise variance: keeps K positive definite."""
+
+
+N_SCALES: Final = 4
+"""Weight, bias, output and noise: the last coordinates of a network."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,22 +87,14 @@ class LastLayer:
         return self.mean + (self.factor @ noise[..., None])[..., 0]
 
 
-@dataclass(frozen=True)
-class CollapsedPosterior:
-    """log p(z | y) of a batch of networks on one data set.
-
-    X (n, d) in [-1, 1], y (n,) and variances (n,) of the observations, model units; networks are evaluated in
-    X's dtype, linear algebra is float64.
-    """
+@dataclass(frozen=True, kw_only=True)
+class NetworkPrior:
+    """Networks of one shape and what their whitened coordinates z (C, P) stand for."""
 
     network: Network
-    X: Tensor
-    y: Tensor
-    variances: Tensor
     groups: Groups
     priors: ScalePriors
     has_relevances: bool = True
-    _n_scales: int = field(init=False, default=4)
 
     @cached_property
     def n_relevances(self) -> int:
@@ -107,21 +103,18 @@ class CollapsedPosterior:
     @property
     def n_coordinates(self) -> int:
         """Weights, relevances, then log scales: weight, bias, output, noise."""
-        return self.network.n_weights + self.n_relevances + self._n_scales
+        return self.network.n_weights + self.n_relevances + N_SCALES
 
     @cached_property
     def _group_of(self) -> Tensor:
         """(d,), the group of every column."""
-        found = torch.empty(self.network.n_inputs, dtype=torch.long)
-        for position, group in enumerate(self.groups):
-            found[list(group)] = position
-        return found.to(self.X.device)
+        return group_of_columns(self.groups)
 
     def scales(self, z: Tensor) -> Scales:
         """The scales of the hidden layers."""
         u = z[:, self.network.n_weights :]
         if self.n_relevances:
-            relevance = self.priors.relevance(u[:, : self.n_relevances])[:, self._group_of]
+            relevance = self.priors.relevance(u[:, : self.n_relevances])[:, self._group_of.to(z.device)]
         else:
             relevance = u.new_ones(len(z), self.network.n_inputs)
         u = u[:, self.n_relevances :]
@@ -152,6 +145,36 @@ class CollapsedPosterior:
         """A last layer (C, H + 1) with its scales folded in: f = [phi, 1] @ folded, in z's dtype."""
         scaled = last_layer[:, :-1] * self.feature_scale(z)[:, None]
         return torch.cat([scaled, last_layer[:, -1:] * OUTPUT_BIAS], dim=-1).to(z.dtype)
+
+    def given(self, X: Tensor, y: Tensor, variances: Tensor) -> CollapsedPosterior:
+        """Their posterior on data: X (n, d) in [-1, 1], y (n,) and known variances (n,)."""
+        return CollapsedPosterior(
+            network=self.network,
+            groups=self.groups,
+            priors=self.priors,
+            has_relevances=self.has_relevances,
+            X=X,
+            y=y,
+            variances=variances,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CollapsedPosterior(NetworkPrior):
+    """log p(z | y) of a batch of networks on one data set.
+
+    X (n, d) in [-1, 1], y (n,) and variances (n,) of the observations, model units; networks are evaluated in
+    X's dtype, linear algebra is float64.
+    """
+
+    X: Tensor
+    y: Tensor
+    variances: Tensor
+
+    @cached_property
+    def _group_of(self) -> Tensor:
+        """(d,), the group of every column, where the data are."""
+        return group_of_columns(self.groups).to(self.X.device)
 
     def __call__(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Log p(z | y) up to a constant (C,), float64, and its gradient (C, P), in z's dtype."""

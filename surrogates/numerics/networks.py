@@ -23,6 +23,14 @@ Groups = Sequence[Sequence[int]]
 TWO_OVER_SQRT_PI: Final = 2.0 / math.sqrt(math.pi)
 
 
+def group_of_columns(groups: Groups) -> Tensor:
+    """(d,), the position of every column's group."""
+    found = torch.empty(sum(len(group) for group in groups), dtype=torch.long)
+    for position, group in enumerate(groups):
+        found[list(group)] = position
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Layer:
     """Where a layer's weights (fan_in x fan_out) and biases lie in z."""
@@ -58,7 +66,7 @@ class ScaleGradients:
 
 
 @dataclass(frozen=True)
-class Passed:
+class ForwardPass:
     """What a pass through the layers leaves behind, input side first."""
 
     inputs: list[Tensor]
@@ -130,8 +138,8 @@ class Network:
         Written out by hand: a third of autograd's time where networks are small.
         """
         matrices = self.matrices(z, scales)
-        passed = self.layers_and_slopes(matrices, X)
-        inputs, slopes = passed.inputs, passed.slopes
+        forward = self.layers_and_slopes(matrices, X)
+        inputs, slopes = forward.inputs, forward.slopes
 
         def pullback(cotangent: Tensor) -> tuple[Tensor, ScaleGradients]:
             gradient = z.new_empty(len(z), self.n_weights)
@@ -156,9 +164,9 @@ class Network:
                 gradient[:, layer.biases] = db * scales.bias[:, 0]
             return gradient, ScaleGradients(by_weight, by_bias, by_relevance)
 
-        return passed.last, pullback
+        return forward.last, pullback
 
-    def layers_and_slopes(self, matrices: Sequence[tuple[Tensor, Tensor]], X: Tensor) -> Passed:
+    def layers_and_slopes(self, matrices: Sequence[tuple[Tensor, Tensor]], X: Tensor) -> ForwardPass:
         """Every layer under ready weights at X (n, d)."""
         inputs: list[Tensor] = []
         slopes: list[Tensor] = []
@@ -168,7 +176,7 @@ class Network:
             a = torch.baddbmm(b, h, W)
             h = self._activated(a)
             slopes.append(self._slope(a, h))
-        return Passed(inputs, slopes, h)
+        return ForwardPass(inputs, slopes, h)
 
     def _activated(self, a: Tensor) -> Tensor:
         if self.activation == "tanh":

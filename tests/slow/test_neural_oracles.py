@@ -13,7 +13,14 @@ from scipy.stats import ks_2samp
 from surrogates.encoding import Encoding
 from surrogates.members import centred
 from surrogates.numerics.anchored import AnchoredLoss
-from surrogates.numerics.collapsed import OUTPUT_BIAS, CollapsedPosterior, LogNormal, default_scale_priors
+from surrogates.numerics.collapsed import (
+    OUTPUT_BIAS,
+    CollapsedPosterior,
+    LogNormal,
+    NetworkPrior,
+    ScalePriors,
+    default_scale_priors,
+)
 from surrogates.numerics.convergence import effective_sample_size, split_r_hat
 from surrogates.numerics.hmc import Chains, transitions, warmed_up
 from surrogates.numerics.networks import Network
@@ -43,6 +50,14 @@ def toy(n: int = 9) -> tuple[torch.Tensor, torch.Tensor]:
     X = torch.linspace(0.05, 0.9, n, dtype=torch.float64)[:, None] ** 1.3
     y = torch.sin(6 * X[:, 0]) + 0.5 * X[:, 0]
     return X, (y - y.mean()) / y.std()
+
+
+def posterior_of(
+    network: Network, X: torch.Tensor, y: torch.Tensor, priors: ScalePriors
+) -> CollapsedPosterior:
+    """Of one input column without a relevance."""
+    prior = NetworkPrior(network=network, groups=[(0,)], priors=priors, has_relevances=False)
+    return prior.given(centred(X), y, torch.zeros_like(y))
 
 
 def request(name: str, X: torch.Tensor, y: torch.Tensor, **options: Any) -> BuildRequest:
@@ -85,15 +100,7 @@ def test_a_wide_network_sampled_has_the_posterior_of_the_infinite_one() -> None:
     X, y = toy()
     points = torch.linspace(-1, 1, 21, dtype=torch.float64)[:, None]
     priors = fixed("erf")
-    target = CollapsedPosterior(
-        Network(1, 128, 2, "erf"),
-        centred(X),
-        y,
-        torch.zeros(len(y), dtype=torch.float64),
-        [(0,)],
-        priors,
-        has_relevances=False,
-    )
+    target = posterior_of(Network(1, 128, 2, "erf"), X, y, priors)
     draws = functions(target, points, n_chains=8, n_warmup=60, n=150)
     assert split_r_hat(draws).max() < 1.03
     assert effective_sample_size(draws).min() > 500
@@ -122,15 +129,7 @@ def test_integrating_the_last_layer_out_leaves_the_posterior_as_it_is() -> None:
     X, y = toy()
     points = torch.linspace(-1, 1, 9, dtype=torch.float64)[:, None]
     priors = replace(fixed("tanh"), noise=LogNormal(float(np.log(0.05)), 0.0))
-    target = CollapsedPosterior(
-        Network(1, 12, 1, "tanh"),
-        centred(X),
-        y,
-        torch.zeros(len(y), dtype=torch.float64),
-        [(0,)],
-        priors,
-        has_relevances=False,
-    )
+    target = posterior_of(Network(1, 12, 1, "tanh"), X, y, priors)
     n_weights = target.network.n_weights
     rest = torch.zeros(8, target.n_coordinates - n_weights, dtype=torch.float64)
     D = float(target.noise(rest[:1])[0])
@@ -163,15 +162,7 @@ def test_integrating_the_last_layer_out_leaves_the_posterior_as_it_is() -> None:
 def test_members_of_a_linear_ensemble_are_exact_posterior_draws() -> None:
     X, y = toy(30)
     network = Network(1, 10, 1, "tanh")
-    target = CollapsedPosterior(
-        network,
-        centred(X),
-        y,
-        torch.zeros(30, dtype=torch.float64),
-        [(0,)],
-        fixed("tanh"),
-        has_relevances=False,
-    )
+    target = posterior_of(network, X, y, fixed("tanh"))
     generator = torch.Generator().manual_seed(2)
     # one draw of the hidden weights for all: what is left to learn is linear
     z = torch.zeros(64, target.n_coordinates, dtype=torch.float64)
@@ -193,15 +184,7 @@ def test_members_of_a_linear_ensemble_are_exact_posterior_draws() -> None:
 def test_the_slope_of_the_anchored_loss_is_its_gradient() -> None:
     for n in (5, 30):
         X, y = toy(n)
-        target = CollapsedPosterior(
-            Network(1, 8, 2, "tanh"),
-            centred(X),
-            y,
-            torch.zeros(n, dtype=torch.float64),
-            [(0,)],
-            fixed("tanh"),
-            has_relevances=False,
-        )
+        target = posterior_of(Network(1, 8, 2, "tanh"), X, y, fixed("tanh"))
         generator = torch.Generator().manual_seed(3)
         drawn = [
             torch.randn(3, k, generator=generator, dtype=torch.float64) for k in (target.n_coordinates, 9, n)
@@ -244,15 +227,7 @@ def test_stochastic_gradients_agree_with_metropolis_corrected_chains(step: float
     still = replace(
         still, **{n: LogNormal(getattr(still, n).mean, 0.0) for n in ("weight", "bias", "output")}
     )
-    target = CollapsedPosterior(
-        Network(1, 24, 1, "tanh"),
-        centred(X),
-        y,
-        torch.zeros(30, dtype=torch.float64),
-        [(0,)],
-        still,
-        has_relevances=False,
-    )
+    target = posterior_of(Network(1, 24, 1, "tanh"), X, y, still)
     exact = functions(target, centred(points), n_chains=8, n_warmup=80, n=400).flatten(0, 1)
     for i in range(8):
         assert ks_2samp(found[:, i].numpy(), exact[:, i].numpy()).statistic < 0.1

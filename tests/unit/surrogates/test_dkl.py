@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 
@@ -10,11 +11,18 @@ from surrogates.bnn.dkl import DeepKernel
 from surrogates.bnn.options import DklOptions
 from surrogates.encoding import Encoding
 from surrogates.parameters import Float
-from surrogates.protocol import BuildRequest
+from surrogates.protocol import DRAWS, BuildRequest
 from surrogates.space import SearchSpace
 
 
-def fitted(X: torch.Tensor, y: torch.Tensor, *, n_steps: int, seed: int = 0) -> DeepKernel:
+def fitted(
+    X: torch.Tensor,
+    y: torch.Tensor,
+    *,
+    n_steps: int,
+    seed: int = 0,
+    warm: Mapping[str, torch.Tensor] | None = None,
+) -> DeepKernel:
     space = SearchSpace(parameters=tuple(Float(name=f"x{i}", low=0, high=1) for i in range(X.shape[-1])))
     model = DeepKernel(
         BuildRequest(
@@ -23,6 +31,7 @@ def fitted(X: torch.Tensor, y: torch.Tensor, *, n_steps: int, seed: int = 0) -> 
             train_Yvar=None,
             encoding=Encoding(space),
             options=DklOptions(width=16, n_steps=n_steps),
+            warm=warm,
         )
     )
     model.fit(torch.Generator().manual_seed(seed))
@@ -78,3 +87,22 @@ def test_features_are_learned_where_inputs_alone_predict_badly() -> None:
         theirs = (model.gp.posterior(x).mean[:, 0] - truth).square().mean()
     assert model.figures()["n_steps"] > 0
     assert float(ours) < float(theirs)
+
+
+def test_a_later_fit_starts_anew_whatever_it_is_given() -> None:
+    X = points(16, 2)
+    y = torch.sin(5 * X[:, 0]) + X[:, 1]
+    first = fitted(X, y, n_steps=20)
+    assert all(name.startswith(DRAWS) for name in first.state())
+    again = fitted(X, y, n_steps=20, warm=first.state())
+    assert torch.equal(again.positions, first.positions)
+
+
+def test_the_gaussian_processes_it_starts_from_are_fitted_with_its_generator() -> None:
+    X = points(16, 2)
+    model = fitted(X, X[:, 0], n_steps=0)
+    generator, drawn = torch.Generator().manual_seed(3), torch.Generator().manual_seed(3)
+    shown = [torch.arange(12), torch.arange(4, 16)]
+    z = model._starts(generator, shown)
+    torch.randn(z.shape, generator=drawn, dtype=torch.float64)
+    assert not torch.equal(generator.get_state(), drawn.get_state())

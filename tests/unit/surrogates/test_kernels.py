@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from botorch.models.kernels.infinite_width_bnn import InfiniteWidthBNNKernel
@@ -105,7 +104,7 @@ def test_the_objective_is_the_density_of_the_data_and_of_the_coordinates() -> No
 
 def test_no_small_step_improves_the_fit() -> None:
     process = fit_of(20)
-    process.fit([torch.zeros(3)], limit=200, rng=np.random.default_rng(0))
+    process.fit([torch.zeros(3)], limit=200, generator=torch.Generator().manual_seed(0))
     best = float(process.objective(process.coordinates))
     for i in range(3):
         for step in (-0.05, 0.05):

@@ -16,7 +16,7 @@ from surrogates.numerics.collapsed import LogNormal
 from surrogates.numerics.linearised import Weights, climbed, log_joint, tangent_at, values
 from surrogates.numerics.tangent import tangent_covariance
 from surrogates.parameters import Float
-from surrogates.protocol import BuildRequest
+from surrogates.protocol import DRAWS, BuildRequest
 from surrogates.space import SearchSpace
 
 SPACE = SearchSpace(parameters=tuple(Float(name=f"x{i}", low=0, high=1) for i in range(3)))
@@ -189,3 +189,14 @@ def test_rewhitened_weights_are_the_same_weights() -> None:
     for (W, b), (V, c) in pairs:
         assert torch.allclose(W, V)
         assert torch.allclose(b, c)
+
+
+def test_an_earlier_network_is_the_first_of_the_restarts() -> None:
+    first = model()
+    first._adopt(weights_of(first))
+    kept = {name: tensor for name, tensor in first.state().items() if not name.startswith(DRAWS)}
+    later = LaplaceNetwork(replace(first.request, warm=kept))
+    starts = later._starts(torch.Generator().manual_seed(0))
+    assert torch.equal(starts.z[0], first.weights.z[0])
+    assert torch.equal(starts.last[0], first.weights.last[0])
+    assert not torch.equal(starts.z[1], first.weights.z[0])

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from surrogates.numerics.collapsed import CollapsedPosterior, LogNormal, default_scale_priors
+from surrogates.numerics.collapsed import CollapsedPosterior, LogNormal, NetworkPrior, default_scale_priors
 from surrogates.numerics.networks import Network, Scales
 from surrogates.numerics.nngp import expected_product, nngp_covariance
 
@@ -24,15 +24,13 @@ def scales(n: int, d: int, *, weight: float = 1.4, bias: float = 0.7) -> Scales:
 def posterior(n: int, activation: str = "tanh", *, ard: bool = True, d: int = 3) -> CollapsedPosterior:
     generator = torch.Generator().manual_seed(1)
     X = 2 * torch.rand(n, d, generator=generator, dtype=torch.float64) - 1
-    return CollapsedPosterior(
-        Network(d, 6, 2, activation),
-        X,
-        torch.sin(3 * X[:, 0]),
-        torch.linspace(0, 0.1, n, dtype=torch.float64),
-        [(0,), (1, 2)],
-        default_scale_priors(activation, noise=LogNormal(-3.0, 1.0)),
+    prior = NetworkPrior(
+        network=Network(d, 6, 2, activation),
+        groups=[(0,), (1, 2)],
+        priors=default_scale_priors(activation, noise=LogNormal(-3.0, 1.0)),
         has_relevances=ard,
     )
+    return prior.given(X, torch.sin(3 * X[:, 0]), torch.linspace(0, 0.1, n, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)

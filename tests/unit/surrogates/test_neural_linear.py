@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
+from surrogates.bnn import neural_linear
 from surrogates.bnn.neural_linear import NeuralLinear, whitened
 from surrogates.bnn.options import NeuralLinearOptions
 from surrogates.encoding import Encoding
 from surrogates.numerics.ascent import ascended, held_out
 from surrogates.numerics.collapsed import LogNormal
 from surrogates.parameters import Float
-from surrogates.protocol import BuildRequest
+from surrogates.protocol import DRAWS, BuildRequest
 from surrogates.space import SearchSpace
 
 SPACE = SearchSpace(parameters=tuple(Float(name=f"x{i}", low=0, high=1) for i in range(2)))
@@ -66,10 +67,10 @@ def test_batches_of_any_shape_agree_with_rows() -> None:
 
 
 def test_what_is_held_out_is_held_out_equally_often() -> None:
-    left_out = held_out(8, 20, n_folds=4, generator=torch.Generator().manual_seed(0))
+    left_out = held_out(8, 20, torch.Generator().manual_seed(0))
     assert (left_out.sum(0) == 2).all()
     assert (left_out.sum(1) == 5).all()
-    assert not held_out(8, 7, n_folds=4, generator=torch.Generator().manual_seed(0)).any()
+    assert not held_out(8, 7, torch.Generator().manual_seed(0)).any()
 
 
 def test_training_ends_where_the_score_is_best() -> None:
@@ -102,3 +103,32 @@ def test_a_whitened_scale_is_the_scale(u: float) -> None:
     prior = LogNormal(0.3, 0.5)
     coordinate = torch.tensor(u, dtype=torch.float64)
     assert float(whitened(prior, prior(coordinate))) == pytest.approx(u)
+
+
+def test_one_network_alone_is_shown_three_quarters_of_the_data() -> None:
+    left_out = held_out(1, 20, torch.Generator().manual_seed(0))
+    assert int(left_out.sum()) == 5
+    # from nothing it would predict as badly as the prior, -1.4 and less
+    assert fitted(32, n_members=1).figures()["held_out_log_density"] > -0.5
+
+
+def test_too_few_observations_to_hold_any_out_take_no_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neural_linear, "ascended", lambda *_, **__: pytest.fail("nothing to judge steps by"))
+    figures = fitted(7).figures()
+    assert figures["n_steps"] == 0
+    assert figures["held_out_log_density"] is None
+
+
+def test_the_observations_of_the_kernel_are_drawn_by_the_generator(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neural_linear, "KERNEL_POINTS", 9)
+    model = fitted()
+    first, again, other = (
+        model._scales_of_infinite_width(torch.Generator().manual_seed(seed)) for seed in (0, 0, 5)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_a_later_fit_starts_anew() -> None:
+    model = fitted()
+    assert all(name.startswith(DRAWS) for name in model.state())

@@ -28,6 +28,7 @@ from surrogates.numerics.exact_gp import (
     fit_map,
     lengthscale_prior_mean,
 )
+from surrogates.numerics.fit_rows import drawn_rows
 from surrogates.numerics.log_ei import log_ei, log_ei_with_gradient, log_h
 from surrogates.numerics.output_transform import fit_output_transform
 
@@ -198,3 +199,14 @@ def test_the_output_transform_is_finite_monotone_and_invertible(y: np.ndarray) -
     mean, sd = transform.predicted(t, np.full(len(y), 0.1))
     assert np.all(np.isfinite(mean))
     assert np.all(sd >= 0)
+
+
+def test_rows_to_fit_are_the_best_third_and_others_drawn_by_the_generator() -> None:
+    y = torch.arange(60, dtype=torch.float64)
+    first, again, other = (drawn_rows(y, 30, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    for rows in (first, other):
+        assert rows[-10:].tolist() == list(range(50, 60))
+        assert len(set(rows.tolist())) == 30
+    assert drawn_rows(y, 60, torch.Generator()).tolist() == list(range(60))

@@ -23,11 +23,12 @@ from linear_operator.utils.errors import NotPSDError
 from torch import Tensor
 
 from surrogates.compute import device_of, dtype_of
-from surrogates.errors import FitDiverged, NotEnoughData
+from surrogates.errors import FitDiverged
 from surrogates.gp.model import noise_prior
 from surrogates.gp.options import GpOptions
 from surrogates.gp.placed import Placed, chosen_precision
 from surrogates.gp.priors import MODULES, noise_floor
+from surrogates.members import checked
 from surrogates.numerics.fit_rows import fit_rows
 from surrogates.protocol import BuildRequest
 
@@ -39,17 +40,14 @@ class VariantGP(Placed, SingleTaskGP):
 
     def __init__(self, request: BuildRequest) -> None:
         assert isinstance(request.options, GpOptions)
-        if len(request.train_X) == 0:
-            raise NotEnoughData("a Gaussian process needs at least one observation")
-        if not (torch.isfinite(request.train_X).all() and torch.isfinite(request.train_Y).all()):
-            raise ValueError("train_X and train_Y must be finite")
+        checked(request)
         place = torch.zeros(
             (), device=device_of(request.options, request.device), dtype=dtype_of(request.options)
         )
         X, Y = request.train_X.to(place), request.train_Y.to(place)
         known = None if request.train_Yvar is None else request.train_Yvar.to(place).clamp_min(noise_floor(X))
         noise = noise_prior(request.options.noise, has_variances=known is not None)
-        modules = MODULES[request.options.prior](X, noise)
+        modules = MODULES[request.options.prior](X, request.encoding.groups, noise)
         with chosen_precision():
             super().__init__(
                 train_X=X,

@@ -29,7 +29,7 @@ from surrogates.numerics.exact_gp import (
     lengthscale_prior_mean,
 )
 from surrogates.numerics.log_ei import log_ei, log_ei_with_gradient, log_h
-from surrogates.numerics.output_transform import fit_output_transform
+from surrogates.numerics.output_transform import OutputTransform, fit_output_transform
 
 GROUPS = ((0,), (1, 2), (3,))
 
@@ -198,3 +198,18 @@ def test_the_output_transform_is_finite_monotone_and_invertible(y: np.ndarray) -
     mean, sd = transform.predicted(t, np.full(len(y), 0.1))
     assert np.all(np.isfinite(mean))
     assert np.all(sd >= 0)
+
+
+@pytest.mark.parametrize("power", [None, 0.0, 0.4, 1.0, 2.0])
+def test_the_slope_of_the_output_transform_is_exact(power: float | None) -> None:
+    transform = OutputTransform(shift=2.0, scale=3.0, power=power, shift2=0.1, scale2=0.5)
+    y = np.array([-200.0, -7.0, 1.9, 2.0, 2.1, 9.0, 400.0])
+    step = 1e-5 * np.maximum(1.0, np.abs(y))
+    slope = (transform(y + step) - transform(y - step)) / (2 * step)
+    assert np.sqrt(transform.variances(np.ones(7), y)) == pytest.approx(slope, rel=1e-5)
+
+
+def test_known_noise_far_from_the_mean_is_exact() -> None:
+    transform = OutputTransform(shift=0.0, scale=1.0, power=0.0, shift2=0.0, scale2=1.0)
+    y = np.array([-1e3, 1e3])
+    assert transform.variances(np.ones(2), y) == pytest.approx([1001.0**2, 1001.0**-2], rel=1e-12)

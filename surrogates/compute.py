@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 if TYPE_CHECKING:
     import torch
@@ -15,7 +15,7 @@ class ComputeOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    device: str | None = None
+    device: Annotated[str | None, Field(pattern=r"^(cpu|cuda|mps|xpu)(:\d+)?$")] = None
     """Torch's name of a device (`cpu`, `cuda`, `cuda:1`); null is what the worker computes on. One that the worker
     lacks is replaced by the CPU, and the fit says where it ran."""
 

@@ -219,7 +219,8 @@ class SparseGP(Model):
             q.chol_variational_covar.copy_(factor)
             # otherwise the first call starts q(u) afresh, from random numbers
             strategy.variational_params_initialized.fill_(1)
-            self.inner = inner.to(dtype_of(self.options)).eval()
+            # nothing is learned any more: what GPyTorch keeps of a call has no history, and can be copied
+            self.inner = inner.to(dtype_of(self.options)).eval().requires_grad_(requires_grad=False)
         self._fitted = fitted
 
     @property

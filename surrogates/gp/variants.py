@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -156,9 +157,27 @@ class VariantGP(Placed, SingleTaskGP):
 class CubeWarp(Warp):
     """BoTorch's warp in [0, 1], continued by steps as long as x's own outside, where x^a is no number."""
 
+    def __init__(self, d: int, indices: list[int]) -> None:
+        bounds = torch.tensor([[0.0], [1.0]], dtype=torch.float64).expand(2, d)
+        super().__init__(d=d, indices=indices, bounds=bounds)
+        # BoTorch's own closures have no names, and cannot be pickled
+        for i in (0, 1):
+            name = f"concentration{i}"
+            closures = partial(_concentration, i), partial(_set_concentration, i)
+            self.register_prior(f"{name}_prior", LogNormalPrior(0.0, WARP_SD), *closures)
+
     def _transform(self, X: Tensor) -> Tensor:
         inside = X.clamp(0.0, 1.0)
         return super()._transform(inside) + (X - inside)
+
+
+def _concentration(i: int, warp: Warp) -> Tensor:
+    found: Tensor = getattr(warp, f"concentration{i}")
+    return found
+
+
+def _set_concentration(i: int, warp: Warp, value: Tensor) -> None:
+    warp._set_concentration(i=i, value=value)  # noqa: SLF001  as BoTorch's closures do
 
 
 def warp_of(request: BuildRequest) -> CubeWarp | None:
@@ -166,11 +185,4 @@ def warp_of(request: BuildRequest) -> CubeWarp | None:
     numbers = [group[0] for group in request.encoding.groups if len(group) == 1]
     if not numbers:
         return None
-    d = request.train_X.shape[-1]
-    return CubeWarp(
-        d=d,
-        indices=numbers,
-        bounds=torch.tensor([[0.0], [1.0]], dtype=torch.float64).expand(2, d),
-        concentration1_prior=LogNormalPrior(0.0, WARP_SD),
-        concentration0_prior=LogNormalPrior(0.0, WARP_SD),
-    )
+    return CubeWarp(request.train_X.shape[-1], numbers)

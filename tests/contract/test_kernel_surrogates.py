@@ -21,6 +21,7 @@ from surrogates.testing.contract import SurrogateContract
 
 class TestNngp(SurrogateContract):
     plugin = "nngp"
+    is_kept_in_double = True
 
     @pytest.mark.parametrize("name", ["analytic", "knowledge gradient", "max-value entropy"])
     def test_acquisitions_made_for_gaussian_processes_take_it(self, name: str) -> None:
@@ -56,6 +57,7 @@ class TestNngp(SurrogateContract):
 
 class TestNngpOfFewOptions(SurrogateContract):
     plugin = "nngp"
+    is_kept_in_double = True
     options: ClassVar[dict[str, Any]] = {"ard": False, "activation": "relu", "depth": 1}
 
 

@@ -221,7 +221,8 @@ def _compared(*differences: np.ndarray) -> Comparison:
 def _of_mean(n_standard_errors: float, n: int = 40) -> np.ndarray:
     noise = np.random.default_rng(1).normal(size=n)
     noise = (noise - noise.mean()) / noise.std(ddof=1)
-    return noise + n_standard_errors / math.sqrt(n)
+    # five folds of nearly the same data: half as much again as of independent observations
+    return noise + 1.5 * n_standard_errors / math.sqrt(n)
 
 
 def test_the_first_is_left_only_for_a_significant_difference() -> None:
@@ -241,7 +242,14 @@ def test_few_held_out_observations_leave_the_first() -> None:
 def test_rivals_that_are_no_better_are_seldom_taken() -> None:
     rng = np.random.default_rng(0)
     left = [_compared(*rng.normal(size=(3, 25))).chosen() != "gp" for _ in range(1000)]
-    assert np.mean(left) < 0.06
+    assert np.mean(left) < 0.01
+
+
+def test_fewer_folds_are_more_alike() -> None:
+    of_five = _compared(_of_mean(1.0))
+    assert of_five.differences()["rival 0"][1] == pytest.approx(1.5 / math.sqrt(40))
+    of_two = replace(of_five, n_folds=2)
+    assert of_two.differences()["rival 0"][1] == pytest.approx(math.sqrt(3 / 40))
 
 
 def test_one_observation_that_surprised_the_first_is_no_reason_to_leave_it() -> None:

@@ -17,6 +17,7 @@ from botorch.sampling.get_sampler import get_sampler
 from pydantic import ValidationError
 
 from surrogates.encoding import Encoding
+from surrogates.errors import NotEnoughData
 from surrogates.members import MemberPosterior
 from surrogates.parameters import Categorical, Float
 from surrogates.protocol import BuildRequest
@@ -382,3 +383,14 @@ class SurrogateContract:
         train_Y = torch.tensor([[0.0], [float("nan")], [1.0]], dtype=torch.float64)
         with pytest.raises((ValueError, InputDataError), match=r"finite|NaN|nan"):
             self.fitted(self.request(train_Y))
+        known = torch.full_like(train_Y, 0.1)
+        known[1] = float("inf")
+        with pytest.raises((ValueError, InputDataError), match="train_Yvar must be finite"):
+            self.fitted(replace(self.request(torch.zeros_like(train_Y)), train_Yvar=known))
+
+    def test_no_observations_are_not_enough(self) -> None:
+        request = self.request()
+        with pytest.raises(NotEnoughData):
+            find_plugin(self.plugin).build(
+                replace(request, train_X=request.train_X[:0], train_Y=request.train_Y[:0])
+            )

@@ -54,17 +54,24 @@ class AveragedPosterior(Posterior):
 
 
 class AveragedSampler(MCSampler):
-    """Samples every part in proportion to its weight, with a sampler made for it."""
+    """Samples every part in proportion to its weight, with a sampler made for it.
+
+    Samples stand in an order of the seed's. In that of the parts, two outcomes would come from the same part together,
+    and scrambled Sobol points are alike whatever their seed (github.com/meta-pytorch/botorch/issues/2658).
+    """
 
     def forward(self, posterior: AveragedPosterior) -> Tensor:
         """Samples (*sample_shape, ..., q, m)."""
-        counts = shares(self.sample_shape.numel(), posterior.weights)
-        parts = [
-            self._sampler(i, part, count)(part)
-            for i, (part, count) in enumerate(zip(posterior.posteriors, counts, strict=True))
-            if count
-        ]
-        return torch.cat(parts).reshape(self.sample_shape + posterior.mean.shape)
+        samples = torch.cat([sampler(part) for sampler, part in self._parts(posterior)])
+        generator = torch.Generator().manual_seed(self.seed)
+        order = torch.randperm(len(samples), generator=generator).to(samples.device)
+        return samples[order].reshape(self.sample_shape + samples.shape[1:])
+
+    def _parts(self, posterior: AveragedPosterior) -> list[tuple[MCSampler, Posterior]]:
+        """The parts that are sampled at all, each with its sampler."""
+        counts = sample_counts(self.sample_shape.numel(), posterior.weights)
+        parts = zip(posterior.posteriors, counts, strict=True)
+        return [(self._sampler(i, part, count), part) for i, (part, count) in enumerate(parts) if count]
 
     def _sampler(self, i: int, part: Posterior, count: int) -> MCSampler:
         name = f"part_{i}"
@@ -73,11 +80,14 @@ class AveragedSampler(MCSampler):
         found: MCSampler = getattr(self, name)
         return found
 
-    def _update_base_samples(self, posterior: AveragedPosterior, base_sampler: MCSampler) -> None:
-        """No cached root is claimed, so nothing asks for this."""
+    def _update_base_samples(self, posterior: AveragedPosterior, base_sampler: AveragedSampler) -> None:
+        """Each part goes on from the samples that it drew of the same model at fewer points."""
+        mine, theirs = self._parts(posterior), base_sampler._parts(posterior)
+        for (sampler, part), (before, _) in zip(mine, theirs, strict=True):
+            sampler._update_base_samples(part, before)  # noqa: SLF001  BoTorch's protocol
 
 
-def shares(n: int, weights: Sequence[float]) -> list[int]:
+def sample_counts(n: int, weights: Sequence[float]) -> list[int]:
     """How many of n each gets, in proportion to the weights, by largest remainders."""
     exact = [n * weight / sum(weights) for weight in weights]
     found = [int(part) for part in exact]

@@ -86,9 +86,14 @@ def _member_sampler(
 
 def checked(request: BuildRequest) -> None:
     """Raises: NotEnoughData without a row, ValueError where a number is not finite."""
-    if len(request.train_X) == 0:
+    checked_data(request.train_X, request.train_Y, request.train_Yvar)
+
+
+def checked_data(train_X: Tensor, train_Y: Tensor, train_Yvar: Tensor | None) -> None:
+    """Raises: NotEnoughData without a row, ValueError where a number is not finite."""
+    if len(train_X) == 0:
         raise NotEnoughData("a surrogate needs at least one observation")
-    arrays = {"train_X": request.train_X, "train_Y": request.train_Y, "train_Yvar": request.train_Yvar}
+    arrays = {"train_X": train_X, "train_Y": train_Y, "train_Yvar": train_Yvar}
     for name, array in arrays.items():
         if array is not None and not torch.isfinite(array).all():
             raise ValueError(f"{name} must be finite")

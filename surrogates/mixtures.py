@@ -1,8 +1,9 @@
 """Posteriors that are Gaussian given one hidden number which all points of a batch share.
 
-A draw takes a standard normal for the hidden number and then one for each point: 1 + q base samples, Sobol's by
-default. The hidden one moves all points together, so a batch is jointly consistent; t-batches share base samples. It
-stands first because BoTorch's noisy acquisitions keep the first base samples when points are added to a baseline.
+A draw takes a standard normal for the hidden number and then one for each point: 1 + q base samples. They are Sobol's
+for one outcome; for several, BoTorch has each outcome draw independent ones, as Sobol points of two samplers are alike.
+The hidden number moves all points together, so a batch is jointly consistent; t-batches share base samples. It stands
+first because BoTorch's noisy acquisitions keep the first base samples when points are added to a baseline.
 """
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ class HiddenPosterior(Posterior):
         """Means and variances (S, ..., q, 1) of equally likely normals that make up the marginals."""
 
     @abstractmethod
-    def turned(self, weight: Tensor, offset: float) -> HiddenPosterior:
+    def affine(self, weight: Tensor, offset: float) -> HiddenPosterior:
         """The posterior of offset + weight f."""
 
     def transformed(self, transform: PosteriorTransform | None) -> HiddenPosterior:
@@ -111,7 +112,7 @@ class HiddenPosterior(Posterior):
             return self
         if not isinstance(transform, ScalarizedPosteriorTransform):
             raise UnsupportedError(f"{type(transform).__name__} is no affine transform of one outcome")
-        return self.turned(transform.weights.to(self.means)[0], float(transform.offset))
+        return self.affine(transform.weights.to(self.means)[0], float(transform.offset))
 
 
 class StudentTPosterior(HiddenPosterior):
@@ -144,7 +145,7 @@ class StudentTPosterior(HiddenPosterior):
         spread = self._spread(hidden).reshape(-1, *[1] * scale.ndim)
         return self.mean.expand(N_SCALES, *self.mean.shape), spread * scale
 
-    def turned(self, weight: Tensor, offset: float) -> StudentTPosterior:
+    def affine(self, weight: Tensor, offset: float) -> StudentTPosterior:
         means, scales = self.means[..., 0, :], self.covariances[..., 0, :, :]
         return StudentTPosterior(offset + weight * means, weight.square() * scales, self.degrees)
 
@@ -179,7 +180,7 @@ class GaussianMixture(HiddenPosterior):
         variances = self.covariances.diagonal(dim1=-2, dim2=-1).clamp_min(0.0)
         return self.means.movedim(-2, 0)[..., None], variances.movedim(-2, 0)[..., None]
 
-    def turned(self, weight: Tensor, offset: float) -> GaussianMixture:
+    def affine(self, weight: Tensor, offset: float) -> GaussianMixture:
         return GaussianMixture(offset + weight * self.means, weight.square() * self.covariances)
 
 

@@ -20,6 +20,9 @@ STEPS_A_DIMENSION: Final = 12
 
 MIN_STEPS: Final = 30
 
+FLAT: Final = 1e-7
+"""A polytope whose largest ball has a smaller radius has no inside: some of its inequalities are equalities."""
+
 GRID_TOLERANCE: Final = 1e-9
 GRID_SECONDS: Final = 0.25
 """An integer program that takes longer is given up."""
@@ -143,8 +146,33 @@ def _solved(
     )
     matrix = np.array([weights for weights, _ in equal]).reshape(-1, d)
     right = np.array([value for _, value in equal])
+    ball = _largest_ball(upper, bound, matrix, right)
+    if ball is not None and ball.radius < FLAT and ball.directions.shape[1]:
+        rigid = _rigid_rows(upper, bound, matrix, right)
+        matrix, right = np.r_[matrix, upper[rigid]], np.r_[right, bound[rigid]]
+        upper, bound = upper[~rigid], bound[~rigid]
+        ball = _largest_ball(upper, bound, matrix, right)
+    if ball is None:
+        raise EmptyRegion([Problem("constraints", f"no values of {', '.join(names)} meet all of them")])
+    return Polytope(encoding, names, columns, ball.directions, upper, bound, matrix, right, ball.centre)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ball:
+    """The largest ball in a polytope, within the affine subspace of its equalities."""
+
+    centre: Array
+    """(d,)"""
+    radius: float
+    directions: Array
+    """(d, free), an orthonormal basis of the subspace."""
+
+
+def _largest_ball(upper: Array, bound: Array, matrix: Array, right: Array) -> _Ball | None:
+    """None where the polytope is empty."""
+    d = upper.shape[1]
     directions = null_space(matrix) if len(matrix) else np.eye(d)
-    # largest ball within the affine subspace: only the part of a row that lies in it counts
+    # only the part of a row that lies in the subspace counts
     radii = np.linalg.norm(upper @ directions, axis=1) if directions.shape[1] else np.zeros(len(upper))
     result = linprog(
         c=np.r_[np.zeros(d), -1.0],
@@ -156,7 +184,36 @@ def _solved(
         method="highs",
     )
     if result.status != 0 or result.x is None:
-        raise EmptyRegion([Problem("constraints", f"no values of {', '.join(names)} meet all of them")])
-    return Polytope(
-        encoding, names, columns, directions, upper, bound, matrix, right, np.asarray(result.x[:d])
-    )
+        return None
+    return _Ball(np.asarray(result.x[:d]), float(result.x[d]), directions)
+
+
+def _rigid_rows(
+    upper: Array, bound: Array, matrix: Array, right: Array
+) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """(m,), which inequalities are equalities all over the polytope: their slacks cannot be made positive.
+
+    Freund, Roundy and Todd 1985, "Identifying the set of always-active constraints in a system of linear
+    inequalities by a single linear program": here by several, each of which sets at least one further row free.
+    """
+    d = upper.shape[1]
+    rigid = np.ones(len(upper), dtype=bool)
+    while rigid.any():
+        slack = np.eye(len(upper))[:, rigid]
+        n = slack.shape[1]
+        result = linprog(
+            c=np.r_[np.zeros(d), -np.ones(n)],
+            A_ub=np.c_[upper, slack],
+            b_ub=bound + 1e-12,
+            A_eq=np.c_[matrix, np.zeros((len(matrix), n))] if len(matrix) else None,
+            b_eq=right if len(matrix) else None,
+            bounds=[(None, None)] * d + [(0.0, 1.0)] * n,
+            method="highs",
+        )
+        if result.x is None:
+            break
+        free = np.flatnonzero(rigid)[result.x[d:] > FLAT]
+        if not len(free):
+            break
+        rigid[free] = False
+    return rigid

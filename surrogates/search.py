@@ -69,12 +69,14 @@ class _Search:
         self.chart = Chart(self.encoding)
 
     def raw(self, incumbents: Array) -> tuple[Array, Array]:
-        """Feasible raw rows: uniform ones, and perturbations of the incumbents."""
+        """Feasible raw rows: at least one uniform one, and perturbations of the incumbents. Raises: EmptyRegion."""
         uniform = self._feasible(self._uniform(self.effort.n_raw))
         if len(uniform) < max(8, self.effort.n_raw // 32):
             try:
                 drawn = random_configurations(self.encoding.space, 32, rng=self.rng, fixed=self.fixed)
             except EmptyRegion:
+                if not len(uniform):
+                    raise
                 drawn = []
             uniform = np.concatenate([uniform, self.encoding.encode(drawn)])
         local = self._feasible(self._perturbed(incumbents)) if len(incumbents) else uniform[:0]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, Protocol, runtime_checkable
-
-import numpy as np
+from typing import Any, Protocol, runtime_checkable
 
 from bo_service.generation.acquisition import ClosedForm
 from bo_service.generation.model_units import FEASIBLE, ModelData
 from surrogates.numerics.exact_gp import Posterior
+from surrogates.numerics.leave_one_out import leave_one_out_figures
 
 
 @runtime_checkable
@@ -17,9 +16,6 @@ class Explained(Protocol):
     """A model that says of its fit what can be said, as JSON."""
 
     def figures(self) -> Mapping[str, Any]: ...
-
-
-Z_90: Final = 1.6448536269514722
 
 
 def model_diagnostics(data: ModelData, models: Mapping[str, Any]) -> dict[str, Any]:
@@ -40,20 +36,9 @@ def model_diagnostics(data: ModelData, models: Mapping[str, Any]) -> dict[str, A
 
 
 def _figures(posterior: Posterior, names: tuple[str, ...]) -> dict[str, Any]:
-    """Leave-one-out error, fit and calibration of one exact posterior; None where there is one observation."""
+    """Hyperparameters of one exact posterior, and its leave-one-out figures."""
     figures: dict[str, Any] = {
         "lengthscales": {name: float(v) for name, v in zip(names, posterior.lengthscales, strict=True)},
         "noise_variance": posterior.noise,
     }
-    if len(posterior.y) < 2:
-        return figures
-    mean, variance = posterior.leave_one_out()
-    residual = posterior.y - mean
-    spread = float(((posterior.y - posterior.y.mean()) ** 2).sum())
-    log_density = -0.5 * (np.log(2 * np.pi * variance) + residual**2 / variance)
-    return figures | {
-        "loo_rmse": float(np.sqrt((residual**2).mean())),
-        "loo_r2": 1.0 - float((residual**2).sum()) / spread if spread > 0 else None,
-        "loo_log_density": float(log_density.mean()),
-        "loo_coverage_90": float((np.abs(residual) <= Z_90 * np.sqrt(variance)).mean()),
-    }
+    return figures | leave_one_out_figures(posterior.y, *posterior.leave_one_out())

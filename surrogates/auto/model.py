@@ -1,9 +1,10 @@
 """A surrogate that is another one: whichever predicts the study's own observations best, or a weighted few.
 
 Every candidate predicts each fold of the observations from the others; the score is the mean log predictive density
-with the posterior's mean and variance and the model's noise. `choose` takes the best candidate that beats the first
-(`gp`) by more than the standard error of the paired difference, else the first; `average` takes stacking weights
-(Yao et al. 2018). The choice is kept with the state and made anew once the observations have grown enough.
+of the posterior as it is (a mixture, where it is one) and the model's noise. `choose` takes the best candidate that is
+significantly better than the first (`gp`), by a paired t-test at 5 % for all rivals together, else the first; `average`
+takes stacking weights (Yao et al. 2018). The choice is kept with the state and made anew once the observations have
+grown enough.
 """
 
 from __future__ import annotations
@@ -217,5 +218,6 @@ def _reasons(compared: Comparison, n: int) -> dict[str, Any]:
         "better_than_first": {
             name: {"mean": mean, "standard_error": se} for name, (mean, se) in compared.differences().items()
         },
+        "sure": compared.sure,
         "left_out": dict(compared.left_out),
     }

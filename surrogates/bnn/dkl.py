@@ -25,7 +25,7 @@ from torch import Tensor
 
 from surrogates.bnn.kernel_fit import NOISE_FLOOR
 from surrogates.bnn.kernel_gp import gaussian_posterior
-from surrogates.bnn.kernels import MaternKernel, matern52, squared_distance
+from surrogates.bnn.kernels import MaternKernel
 from surrogates.bnn.options import DklOptions
 from surrogates.errors import NotEnoughData
 from surrogates.gp.model import FastGP
@@ -36,6 +36,7 @@ from surrogates.numerics.ascent import HELD_OUT_VARIANCE, ascended, held_out, no
 from surrogates.numerics.collapsed import LogNormal
 from surrogates.numerics.conditioned import Conditioned, conditioned
 from surrogates.numerics.fit_rows import drawn_rows
+from surrogates.numerics.matern import matern52, squared_distance
 from surrogates.numerics.networks import Network, Scales, group_of_columns
 from surrogates.protocol import BuildRequest
 

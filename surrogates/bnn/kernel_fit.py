@@ -16,6 +16,7 @@ from surrogates.errors import FitDiverged, NotEnoughData
 from surrogates.numerics.collapsed import LogNormal
 from surrogates.numerics.conditioned import Conditioned, conditioned
 from surrogates.numerics.fit_rows import drawn_rows
+from surrogates.numerics.leave_one_out import leave_one_out_figures
 
 MAX_ITERATIONS: Final = 60
 BOUND: Final = 8.0
@@ -23,8 +24,6 @@ BOUND: Final = 8.0
 
 NOISE_FLOOR: Final = 1e-6
 """Least noise variance: keeps K + D positive definite in double precision."""
-
-Z_90: Final = 1.6448536269514722
 
 
 class KernelFit:
@@ -141,20 +140,5 @@ class KernelFit:
             "noise_variance": float(self.noise(u)),
             "log_evidence": float(self.log_evidence(self.given)),
         }
-        return found | leave_one_out_figures(self.given, self.y)
-
-
-def leave_one_out_figures(given: Conditioned, y: Tensor) -> dict[str, Any]:
-    """Error, fit and calibration of predictions of each observation from all others; nothing from one alone."""
-    if len(y) < 2:
-        return {}
-    mean, variance = given.leave_one_out()
-    residual = y - mean
-    spread = float((y - y.mean()).square().sum())
-    log_density = -0.5 * ((2 * torch.pi * variance).log() + residual.square() / variance)
-    return {
-        "loo_rmse": float(residual.square().mean().sqrt()),
-        "loo_r2": 1.0 - float(residual.square().sum()) / spread if spread > 0 else None,
-        "loo_log_density": float(log_density.mean()),
-        "loo_coverage_90": float((residual.abs() <= Z_90 * variance.sqrt()).double().mean()),
-    }
+        mean, variance = (each.cpu().numpy() for each in self.given.leave_one_out())
+        return found | leave_one_out_figures(self.y.cpu().numpy(), mean, variance)

@@ -108,6 +108,8 @@ class KernelGP(SingleTaskGP):
         """Write what was found into GPyTorch's modules."""
         process = self.process
         noise = process.noise(process.coordinates)
+        # only from training mode does evaluation forget what was computed before
+        self.train()
         with torch.no_grad():
             self.covar_module.coordinates.copy_(process.coordinates[:-1])
         self.mean_module.constant = process.given.constant

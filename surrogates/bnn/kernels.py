@@ -17,12 +17,9 @@ from torch import Tensor
 from surrogates.members import centred
 from surrogates.numerics.collapsed import LogNormal
 from surrogates.numerics.exact_gp import LENGTHSCALE_SD, lengthscale_prior_mean
+from surrogates.numerics.matern import matern52, matern52_of, squared_distance
 from surrogates.numerics.networks import Activation, Groups, group_of_columns
 from surrogates.numerics.nngp import nngp_covariance
-
-SQRT5: Final = math.sqrt(5.0)
-LEAST_SQUARED_DISTANCE: Final = 1e-20
-"""Keeps the slope of a distance finite where points coincide."""
 
 WEIGHT_SD: Final = 0.5
 BIAS_SD: Final = 0.75
@@ -127,6 +124,7 @@ class MaternKernel:
     """
 
     groups: Groups
+    dtype: torch.dtype = torch.float64
 
     @cached_property
     def lengthscale(self) -> LogNormal:
@@ -143,22 +141,15 @@ class MaternKernel:
 
     def __call__(self, u: Tensor, left: Tensor, right: Tensor) -> Tensor:
         lengthscales = self.lengthscale(u.double())[self._group_of.to(u.device)]
-        return matern52(squared_distance(left.double() / lengthscales, right.double() / lengthscales))
+        a, b = ((points.double() / lengthscales).to(self.dtype) for points in (left, right))
+        if self.dtype == torch.float64:
+            return matern52(squared_distance(a, b))
+        # products of matrices would leave nothing of a short distance in single precision
+        distance = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
+        return matern52_of(distance).double()
 
     def variance(self, u: Tensor) -> Tensor:
         return torch.ones((), dtype=torch.float64, device=u.device)
 
     def figures(self, u: Tensor) -> dict[str, Any]:
         return {"lengthscales": self.lengthscale(u).tolist()}
-
-
-def squared_distance(left: Tensor, right: Tensor) -> Tensor:
-    """(..., n, m) between rows (..., n, d) and (..., m, d)."""
-    squares = left.square().sum(-1)[..., :, None] + right.square().sum(-1)[..., None, :]
-    return squares - 2.0 * left @ right.transpose(-1, -2)
-
-
-def matern52(squared: Tensor) -> Tensor:
-    """Correlation at squared scaled distances; Rasmussen and Williams 2006, eq. 4.17."""
-    scaled = SQRT5 * squared.clamp_min(LEAST_SQUARED_DISTANCE).sqrt()
-    return (1.0 + scaled + scaled.square() / 3.0) * torch.exp(-scaled)

@@ -131,5 +131,5 @@ def _kernel(request: BuildRequest) -> WhitenedKernel:
     assert isinstance(options, StudentTOptions)
     groups = request.encoding.groups
     if options.kernel == "gp":
-        return MaternKernel(groups)
+        return MaternKernel(groups, dtype_of(options))
     return NetworkKernel(groups, options.depth, options.activation, options.ard, dtype_of(options))

@@ -7,13 +7,12 @@ priors as in `numerics.exact_gp`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
 from botorch.models import SingleTaskGP
 from botorch.models.utils.gpytorch_modules import MIN_INFERRED_NOISE_LEVEL
-from botorch.utils.datasets import SupervisedDataset
 from gpytorch.constraints import GreaterThan, Positive
 from gpytorch.kernels import MaternKernel
 from gpytorch.likelihoods import FixedNoiseGaussianLikelihood, GaussianLikelihood
@@ -25,6 +24,7 @@ from surrogates.errors import FitDiverged, NotEnoughData
 from surrogates.gp.options import GpOptions
 from surrogates.gp.placed import Placed, chosen_precision
 from surrogates.gp.priors import noise_floor
+from surrogates.members import checked_data
 from surrogates.numerics.exact_gp import (
     LOW_NOISE,
     STRONG_NOISE,
@@ -68,10 +68,7 @@ class FastGP(Placed, SingleTaskGP):
         warm: Mapping[str, Tensor] | None = None,
         device: torch.device | None = None,
     ) -> None:
-        if len(train_X) == 0:
-            raise NotEnoughData("a Gaussian process needs at least one observation")
-        if not (torch.isfinite(train_X).all() and torch.isfinite(train_Y).all()):
-            raise ValueError("train_X and train_Y must be finite")
+        checked_data(train_X, train_Y, train_Yvar)
         d = train_X.shape[-1]
         place = torch.zeros((), device=device or train_X.device, dtype=dtype_of(options or GpOptions()))
         placed_Yvar = None if train_Yvar is None else train_Yvar.to(place)
@@ -102,14 +99,6 @@ class FastGP(Placed, SingleTaskGP):
         self._warm = dict(warm or {})
         self._n_at_fit = 0
         self._core: Posterior | None = None
-
-    @classmethod
-    def construct_inputs(cls, training_data: SupervisedDataset, **extra: Any) -> dict[str, Any]:
-        """Ax's and BoTorch's way in: the data set plus groups, options and warm start."""
-        inputs: dict[str, Any] = {"train_X": training_data.X, "train_Y": training_data.Y}
-        if training_data.Yvar is not None:
-            inputs["train_Yvar"] = training_data.Yvar
-        return inputs | {name: extra[name] for name in ("groups", "options", "warm") if name in extra}
 
     @property
     def core(self) -> Posterior:
@@ -177,6 +166,8 @@ class FastGP(Placed, SingleTaskGP):
     def _adopt(self, hyperparameters: Hyperparameters) -> None:
         """Condition on the data and write the hyperparameters back into GPyTorch's modules."""
         self._core = condition(self._X, self._y, hyperparameters, self.groups, self._variances)
+        # only from training mode does evaluation forget what was computed before
+        self.train()
         to = {"dtype": self.train_inputs[0].dtype, "device": self.train_inputs[0].device}
         self.covar_module.lengthscale = torch.as_tensor(self._core.lengthscales, **to)[None, :]
         self.mean_module.constant = torch.as_tensor(self._core.mean, **to)

@@ -33,6 +33,7 @@ from surrogates.gp.model import noise_prior
 from surrogates.gp.options import SvgpOptions
 from surrogates.gp.placed import Placed, chosen_precision
 from surrogates.gp.priors import SharedLengthscales
+from surrogates.members import checked
 from surrogates.numerics.exact_gp import (
     LENGTHSCALE_BOUNDS,
     LENGTHSCALE_SD,
@@ -42,6 +43,7 @@ from surrogates.numerics.exact_gp import (
     Array,
     Hyperparameters,
     Likelihood,
+    column_groups,
     fit_map,
     lengthscale_prior_mean,
 )
@@ -89,10 +91,7 @@ class SparseGP(Model):
     def __init__(self, request: BuildRequest) -> None:
         super().__init__()
         assert isinstance(request.options, SvgpOptions)
-        if len(request.train_X) == 0:
-            raise NotEnoughData("a Gaussian process needs at least one observation")
-        if not (torch.isfinite(request.train_X).all() and torch.isfinite(request.train_Y).all()):
-            raise ValueError("train_X and train_Y must be finite")
+        checked(request)
         self.request, self.options = request, request.options
         self.rungs: list[str] = []
         place = torch.zeros((), device=device_of(request.options, request.device), dtype=torch.float64)
@@ -100,9 +99,7 @@ class SparseGP(Model):
         known = request.train_Yvar
         self._variances = torch.zeros_like(self._y) if known is None else known.to(place)[:, 0]
         self._noise_prior = noise_prior(self.options.noise, has_variances=known is not None)
-        self._group_of = torch.empty(self._X.shape[1], dtype=torch.long, device=place.device)
-        for number, group in enumerate(request.encoding.groups):
-            self._group_of[list(group)] = number
+        self._group_of = torch.as_tensor(column_groups(request.encoding.groups), device=place.device)
         self._n_groups = len(request.encoding.groups)
         self._jitter = JITTER if dtype_of(self.options) == torch.float64 else SINGLE_JITTER
         self._fitted: Fitted | None = None
@@ -222,7 +219,8 @@ class SparseGP(Model):
             q.chol_variational_covar.copy_(factor)
             # otherwise the first call starts q(u) afresh, from random numbers
             strategy.variational_params_initialized.fill_(1)
-            self.inner = inner.to(dtype_of(self.options)).eval()
+            # nothing is learned any more: what GPyTorch keeps of a call has no history, and can be copied
+            self.inner = inner.to(dtype_of(self.options)).eval().requires_grad_(requires_grad=False)
         self._fitted = fitted
 
     @property

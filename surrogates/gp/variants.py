@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -23,11 +24,12 @@ from linear_operator.utils.errors import NotPSDError
 from torch import Tensor
 
 from surrogates.compute import device_of, dtype_of
-from surrogates.errors import FitDiverged, NotEnoughData
+from surrogates.errors import FitDiverged
 from surrogates.gp.model import noise_prior
 from surrogates.gp.options import GpOptions
 from surrogates.gp.placed import Placed, chosen_precision
 from surrogates.gp.priors import MODULES, noise_floor
+from surrogates.members import checked
 from surrogates.numerics.fit_rows import fit_rows
 from surrogates.protocol import BuildRequest
 
@@ -39,17 +41,14 @@ class VariantGP(Placed, SingleTaskGP):
 
     def __init__(self, request: BuildRequest) -> None:
         assert isinstance(request.options, GpOptions)
-        if len(request.train_X) == 0:
-            raise NotEnoughData("a Gaussian process needs at least one observation")
-        if not (torch.isfinite(request.train_X).all() and torch.isfinite(request.train_Y).all()):
-            raise ValueError("train_X and train_Y must be finite")
+        checked(request)
         place = torch.zeros(
             (), device=device_of(request.options, request.device), dtype=dtype_of(request.options)
         )
         X, Y = request.train_X.to(place), request.train_Y.to(place)
         known = None if request.train_Yvar is None else request.train_Yvar.to(place).clamp_min(noise_floor(X))
         noise = noise_prior(request.options.noise, has_variances=known is not None)
-        modules = MODULES[request.options.prior](X, noise)
+        modules = MODULES[request.options.prior](X, request.encoding.groups, noise)
         with chosen_precision():
             super().__init__(
                 train_X=X,
@@ -158,9 +157,27 @@ class VariantGP(Placed, SingleTaskGP):
 class CubeWarp(Warp):
     """BoTorch's warp in [0, 1], continued by steps as long as x's own outside, where x^a is no number."""
 
+    def __init__(self, d: int, indices: list[int]) -> None:
+        bounds = torch.tensor([[0.0], [1.0]], dtype=torch.float64).expand(2, d)
+        super().__init__(d=d, indices=indices, bounds=bounds)
+        # BoTorch's own closures have no names, and cannot be pickled
+        for i in (0, 1):
+            name = f"concentration{i}"
+            closures = partial(_concentration, i), partial(_set_concentration, i)
+            self.register_prior(f"{name}_prior", LogNormalPrior(0.0, WARP_SD), *closures)
+
     def _transform(self, X: Tensor) -> Tensor:
         inside = X.clamp(0.0, 1.0)
         return super()._transform(inside) + (X - inside)
+
+
+def _concentration(i: int, warp: Warp) -> Tensor:
+    found: Tensor = getattr(warp, f"concentration{i}")
+    return found
+
+
+def _set_concentration(i: int, warp: Warp, value: Tensor) -> None:
+    warp._set_concentration(i=i, value=value)  # noqa: SLF001  as BoTorch's closures do
 
 
 def warp_of(request: BuildRequest) -> CubeWarp | None:
@@ -168,11 +185,4 @@ def warp_of(request: BuildRequest) -> CubeWarp | None:
     numbers = [group[0] for group in request.encoding.groups if len(group) == 1]
     if not numbers:
         return None
-    d = request.train_X.shape[-1]
-    return CubeWarp(
-        d=d,
-        indices=numbers,
-        bounds=torch.tensor([[0.0], [1.0]], dtype=torch.float64).expand(2, d),
-        concentration1_prior=LogNormalPrior(0.0, WARP_SD),
-        concentration0_prior=LogNormalPrior(0.0, WARP_SD),
-    )
+    return CubeWarp(request.train_X.shape[-1], numbers)

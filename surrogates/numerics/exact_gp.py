@@ -11,6 +11,7 @@ each other, and 200 observations cannot move them one by one. There the lengthsc
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -84,12 +85,17 @@ class Hyperparameters:
         return cls(np.asarray(theta[:-1], dtype=np.float64).copy(), float(theta[-1]))
 
 
+def column_groups(groups: Sequence[Sequence[int]]) -> NDArray[np.intp]:
+    """(d,), the position of every column's group."""
+    found = np.empty(sum(len(group) for group in groups), dtype=np.intp)
+    for position, group in enumerate(groups):
+        found[list(group)] = position
+    return found
+
+
 def column_lengthscales(hyperparameters: Hyperparameters, groups: Groups) -> Array:
     """The lengthscale of every column, (d,)."""
-    d = sum(len(group) for group in groups)
-    lengthscales = np.empty(d)
-    for group, value in zip(groups, np.exp(hyperparameters.log_lengthscales), strict=True):
-        lengthscales[list(group)] = value
+    lengthscales: Array = np.exp(hyperparameters.log_lengthscales)[column_groups(groups)]
     return lengthscales
 
 

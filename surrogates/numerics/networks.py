@@ -17,6 +17,8 @@ from typing import Final, Literal
 import torch
 from torch import Tensor
 
+from surrogates.numerics.exact_gp import column_groups
+
 Activation = Literal["tanh", "erf", "relu"]
 Groups = Sequence[Sequence[int]]
 
@@ -25,10 +27,7 @@ TWO_OVER_SQRT_PI: Final = 2.0 / math.sqrt(math.pi)
 
 def group_of_columns(groups: Groups) -> Tensor:
     """(d,), the position of every column's group."""
-    found = torch.empty(sum(len(group) for group in groups), dtype=torch.long)
-    for position, group in enumerate(groups):
-        found[list(group)] = position
-    return found
+    return torch.as_tensor(column_groups(groups))
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,10 +52,15 @@ class OutputTransform:
 
     def variances(self, sem: Array, y: Array) -> Array:
         """Known noise variances in model units (n,), by the slope of the transform at each value."""
-        step = 1e-4 * self.scale
-        slope = (self(y + step) - self(y - step)) / (2 * step)
-        result: Array = (sem * np.abs(slope)) ** 2
+        result: Array = (sem * self._slope(y)) ** 2
         return result
+
+    def _slope(self, y: Array) -> Array:
+        """Slope dt / dy at user values, above 0: T'(z) = (1 + |z|)^(power - 1) for z >= 0, ^(1 - power) below."""
+        z = _safe_difference(y, self.shift) / self.scale
+        exponent = 0.0 if self.power is None else self.power - 1.0
+        slope: Array = (1.0 + np.abs(z)) ** (np.where(z < 0, -1.0, 1.0) * exponent)
+        return slope / (self.scale * self.scale2)
 
     def predicted(self, mean: Array, sd: Array) -> tuple[Array, Array]:
         """Median, and half the width of the central 68 %, in user units, of a normal in model units.

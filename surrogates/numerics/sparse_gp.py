@@ -15,15 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-SQRT5 = 5.0**0.5
-
-
-def matern52(left: Tensor, right: Tensor) -> Tensor:
-    """Unit scale Matern-5/2 between rows (n, d) and (m, d) that are divided by their lengthscales, (n, m)."""
-    squared = left.square().sum(-1)[:, None] + right.square().sum(-1)[None, :] - 2.0 * left @ right.T
-    # the square root has no gradient at 0
-    scaled = SQRT5 * squared.clamp_min(1e-20).sqrt()
-    return (1.0 + scaled + scaled.square() / 3.0) * torch.exp(-scaled)
+from surrogates.numerics.matern import matern52, squared_distance
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +36,11 @@ class Collapsed:
         cls, X: Tensor, Z: Tensor, residual: Tensor, noise: Tensor, lengthscales: Tensor, *, jitter: float
     ) -> Collapsed:
         """X (n, d), Z (m, d), residual (n,), noise (n,), lengthscales (d,). Raises: torch.linalg.LinAlgError."""
-        scaled = Z / lengthscales
+        inducing, data = Z / lengthscales, X / lengthscales
         identity = torch.eye(len(Z), dtype=X.dtype, device=X.device)
-        L = torch.linalg.cholesky(matern52(scaled, scaled) + jitter * identity)
-        A = torch.linalg.solve_triangular(L, matern52(scaled, X / lengthscales), upper=False) / noise.sqrt()
+        K_uu, K_uf = (matern52(squared_distance(inducing, each)) for each in (inducing, data))
+        L = torch.linalg.cholesky(K_uu + jitter * identity)
+        A = torch.linalg.solve_triangular(L, K_uf, upper=False) / noise.sqrt()
         return cls(A, torch.linalg.cholesky(identity + A @ A.T), noise, residual / noise.sqrt())
 
     def bound(self) -> Tensor:

@@ -10,17 +10,24 @@ import numpy as np
 import pytest
 import torch
 from pydantic import BaseModel
+from scipy import stats
 from scipy.special import logsumexp
 
 from surrogates import registry
 from surrogates.auto.comparison import Comparison, compare
+from surrogates.auto.density import log_density
 from surrogates.auto.model import ChosenSurrogate
-from surrogates.averaged import AveragedPosterior, AveragedSampler, shares
+from surrogates.averaged import AveragedPosterior, AveragedSampler, sample_counts
+from surrogates.encoding import Encoding
 from surrogates.errors import FitDiverged, UnknownSurrogate
 from surrogates.gp.model import FastGP
 from surrogates.gp.options import GpOptions
+from surrogates.members import MemberPosterior
+from surrogates.mixtures import StudentTPosterior
 from surrogates.numerics.stacking import stacking_weights
+from surrogates.parameters import Float
 from surrogates.protocol import Abilities, BuildRequest, Plugin
+from surrogates.space import SearchSpace
 from surrogates.testing.contract import SurrogateContract
 
 
@@ -48,6 +55,36 @@ class TestAuto(SurrogateContract):
     def test_few_observations_are_the_first_candidates(self) -> None:
         choice = self.fitted(self.request(n=5)).figures()["choice"]
         assert choice["weights"] == {"gp": 1.0}
+
+    @pytest.mark.parametrize(
+        ("options", "field", "reason"),
+        [
+            ({"candidates": ["gp", "oracle"]}, "candidates", "no surrogate named 'oracle'"),
+            ({"candidates": ["gp", "sobol"]}, "candidates", "'sobol' has no model"),
+            ({"candidates": ["gp", "auto"]}, "candidates", "candidate of itself"),
+            ({"candidates": ["gp", "gp"]}, "candidates", "named twice"),
+            ({"candidate_options": {"hmc": {}}}, "candidate_options", "hmc: is none of the candidates gp"),
+            ({"candidate_options": {"nngp": {"depth": 99}}}, "candidate_options", "nngp.depth"),
+            ({"candidate_options": {"gp": {"depth": 2}}}, "candidate_options", "gp.depth"),
+            ({"candidate_options": {"gp": {"output": "standardise"}}}, "candidate_options", "gp.output"),
+            ({"candidate_options": {"gp": {"exact_points": 60}}}, "candidate_options", "gp.exact_points"),
+            ({"candidate_options": {"gp": {"local_points": 60}}}, "candidate_options", "gp.local_points"),
+        ],
+    )
+    def test_candidates_that_cannot_be_are_refused_before_any_fit(
+        self, options: dict[str, Any], field: str, reason: str
+    ) -> None:
+        (problem,) = registry.check_options("auto", options)
+        assert problem.path == field
+        assert reason in problem.reason
+
+    def test_options_of_candidates_reach_them(self) -> None:
+        options = {"candidates": ["nngp"], "candidate_options": {"nngp": {"depth": 1}}}
+        assert registry.check_options("auto", options) == []
+        model = self.fitted(
+            replace(self.request(), options=registry.plugin("auto").options.model_validate(options))
+        )
+        assert model.settled.covar_module.kernel.depth == 1
 
     def test_a_candidate_that_is_not_installed_is_named(self) -> None:
         request = self.request()
@@ -110,7 +147,8 @@ def test_a_better_surrogate_replaces_the_first(others: None) -> None:
     assert model.weights == {"gp": 1.0}
     assert model.core is model.settled.core
     gain = model.figures()["choice"]["better_than_first"]["gp"]
-    assert gain["mean"] > gain["standard_error"] > 0
+    sure = model.figures()["choice"]["sure"]
+    assert gain["mean"] > sure * gain["standard_error"] > 0
 
 
 def test_a_worse_surrogate_does_not(others: None) -> None:
@@ -173,14 +211,97 @@ def test_held_out_densities_are_those_of_fits_without_the_fold() -> None:
     assert np.allclose(compared.log_densities[:10, 0], expected.numpy(), atol=1e-6)
 
 
-def test_a_difference_within_its_standard_error_changes_nothing() -> None:
+def _compared(*differences: np.ndarray) -> Comparison:
+    """A first candidate, and others whose held-out log densities are higher by these."""
+    first = np.random.default_rng(9).normal(size=len(differences[0]))
+    names = ("gp", *(f"rival {i}" for i in range(len(differences))))
+    return Comparison(names, np.stack([first, *(first + d for d in differences)], axis=1), {})
+
+
+def _of_mean(n_standard_errors: float, n: int = 40) -> np.ndarray:
+    noise = np.random.default_rng(1).normal(size=n)
+    noise = (noise - noise.mean()) / noise.std(ddof=1)
+    # five folds of nearly the same data: half as much again as of independent observations
+    return noise + 1.5 * n_standard_errors / math.sqrt(n)
+
+
+def test_the_first_is_left_only_for_a_significant_difference() -> None:
+    """At 39 degrees of freedom the upper 5 % of t begin at 1.685, a third of that at 2.205."""
+    assert _compared(_of_mean(1.67)).chosen() == "gp"
+    assert _compared(_of_mean(1.70)).chosen() == "rival 0"
+    assert _compared(_of_mean(2.19), _of_mean(0.0), _of_mean(-1.0)).chosen() == "gp"
+    assert _compared(_of_mean(2.22), _of_mean(0.0), _of_mean(-1.0)).chosen() == "rival 0"
+    assert _compared(_of_mean(2.5), _of_mean(4.0)).chosen() == "rival 1"
+
+
+def test_few_held_out_observations_leave_the_first() -> None:
+    assert _compared(_of_mean(50.0, n=19)).chosen() == "gp"
+    assert _compared(_of_mean(50.0, n=20)).chosen() == "rival 0"
+
+
+def test_rivals_that_are_no_better_are_seldom_taken() -> None:
     rng = np.random.default_rng(0)
-    same = rng.normal(size=(40, 1))
-    noise = rng.normal(size=(40, 1))
-    noisy = same + 2 * (noise - noise.mean()) + 0.05
-    assert Comparison(("gp", "other"), np.concatenate([same, noisy], axis=1), {}).chosen() == "gp"
-    better = same + 0.5 + 0.1 * rng.normal(size=(40, 1))
-    assert Comparison(("gp", "other"), np.concatenate([same, better], axis=1), {}).chosen() == "other"
+    left = [_compared(*rng.normal(size=(3, 25))).chosen() != "gp" for _ in range(1000)]
+    assert np.mean(left) < 0.01
+
+
+def test_fewer_folds_are_more_alike() -> None:
+    of_five = _compared(_of_mean(1.0))
+    assert of_five.differences()["rival 0"][1] == pytest.approx(1.5 / math.sqrt(40))
+    of_two = replace(of_five, n_folds=2)
+    assert of_two.differences()["rival 0"][1] == pytest.approx(math.sqrt(3 / 40))
+
+
+def test_one_observation_that_surprised_the_first_is_no_reason_to_leave_it() -> None:
+    surprised = np.full(30, -0.1)
+    surprised[7] = 1000.0
+    assert _compared(surprised).chosen() == "gp"
+
+
+def test_members_are_scored_as_the_mixture_that_they_are() -> None:
+    members = torch.tensor([-1.0, 1.0], dtype=torch.float64).reshape(1, 2, 1, 1).expand(3, 2, 1, 1)
+    y, noise = torch.tensor([-1.0, 0.0, 1.5]).double(), torch.full((3,), 0.01).double()
+    found = log_density(MemberPosterior(members), y, noise)
+    each = [torch.distributions.Normal(mean, 0.1).log_prob(y) for mean in (-1.0, 1.0)]
+    assert torch.allclose(found, torch.logaddexp(*each) - math.log(2), atol=1e-6)
+    student = StudentTPosterior(torch.zeros(1, 1).double(), torch.eye(1)[None].double(), degrees=5.0)
+    scored = log_density(student, torch.tensor([2.0]).double(), torch.zeros(1).double())
+    assert float(scored) == pytest.approx(stats.t.logpdf(2.0, 5.0), abs=0.02)
+
+
+def _data(kind: str, n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draws of the Gaussian process, or waves that only a network's covariance foresees."""
+    rng = np.random.default_rng(seed)
+    X = rng.random((n, 2))
+    if kind == "draw":
+        distance = np.sqrt(5) * np.linalg.norm((X[:, None] - X[None]) / 0.4, axis=-1)
+        K = (1 + distance + distance**2 / 3) * np.exp(-distance)
+        y = np.linalg.cholesky(K + 1e-8 * np.eye(n)) @ rng.normal(size=n) + 0.1 * rng.normal(size=n)
+    else:
+        x, z = 15 * X[:, 0] - 5, 15 * X[:, 1]
+        y = (z - 5.1 / (4 * np.pi**2) * x**2 + 5 / np.pi * x - 6) ** 2 + 9.6 * np.cos(x)
+    return torch.as_tensor(X), torch.as_tensor((y - y.mean()) / y.std(ddof=1))[:, None]
+
+
+@pytest.mark.parametrize(("kind", "chosen"), [("draw", "gp"), ("branin", "nngp")])
+def test_it_stays_where_the_first_is_right_and_leaves_where_another_is_better(kind: str, chosen: str) -> None:
+    found = []
+    for seed in range(4):
+        X, Y = _data(kind, 50, seed)
+        space = SearchSpace(parameters=tuple(Float(name=f"x{i}", low=0, high=1) for i in range(2)))
+        compared = compare(
+            BuildRequest(
+                train_X=X, train_Y=Y, train_Yvar=None, encoding=Encoding(space), options=GpOptions()
+            ),
+            ("gp", "nngp"),
+            {name: registry.plugin(name).options() for name in ("gp", "nngp")},
+            n_folds=5,
+            max_compared=300,
+            budget_seconds=600.0,
+            generator=torch.Generator().manual_seed(seed),
+        )
+        found.append(compared.chosen())
+    assert found == [chosen] * 4
 
 
 def test_stacking_finds_the_mixture_that_made_the_data() -> None:
@@ -195,10 +316,10 @@ def test_stacking_finds_the_mixture_that_made_the_data() -> None:
             assert logsumexp(densities + np.log(other), axis=1).sum() <= best + 1e-6
 
 
-def test_shares_add_up_and_follow_the_weights() -> None:
-    assert shares(128, [0.5, 0.25, 0.25]) == [64, 32, 32]
-    assert shares(10, [1, 1, 1]) in ([4, 3, 3], [3, 4, 3], [3, 3, 4])
-    assert shares(3, [0.999, 0.001]) == [3, 0]
+def test_counts_of_samples_add_up_and_follow_the_weights() -> None:
+    assert sample_counts(128, [0.5, 0.25, 0.25]) == [64, 32, 32]
+    assert sample_counts(10, [1, 1, 1]) in ([4, 3, 3], [3, 4, 3], [3, 3, 4])
+    assert sample_counts(3, [0.999, 0.001]) == [3, 0]
 
 
 def test_a_mixture_has_the_moments_of_its_samples() -> None:

@@ -19,8 +19,8 @@ from surrogates.encoding import Encoding
 from surrogates.errors import FitDiverged
 from surrogates.gp.options import GpOptions
 from surrogates.gp.variants import VariantGP
-from surrogates.numerics.exact_gp import LOW_NOISE, Hyperparameters, Likelihood
-from surrogates.parameters import Float
+from surrogates.numerics.exact_gp import LOW_NOISE, Hyperparameters, Likelihood, column_lengthscales
+from surrogates.parameters import Categorical, Float
 from surrogates.protocol import BuildRequest
 from surrogates.space import SearchSpace
 from surrogates.testing.contract import SurrogateContract
@@ -115,6 +115,12 @@ class TestWarpedGp(SurrogateContract):
             errors[warp] = float((mean - (function(test) - y.mean()) / y.std()).square().mean().sqrt())
         assert errors[True] < 0.5 * errors[False]
 
+    def test_the_choices_of_a_category_share_a_lengthscale(self) -> None:
+        model = self.fitted(self.request())
+        lengthscales = model.figures()["lengthscales"]
+        assert lengthscales["c=a"] == lengthscales["c=b"]
+        assert model.covar_module.raw_lengthscale.shape == (1, 3)
+
     def test_categories_are_not_warped(self) -> None:
         assert set(self.fitted(self.request()).figures()["warps"]) == {"x", "y"}
 
@@ -125,20 +131,24 @@ class TestWarpedGp(SurrogateContract):
             assert torch.allclose(model.posterior(inside).mean, model.posterior(outside).mean, atol=1e-4)
 
 
+@pytest.mark.parametrize("n_choices", [0, 3])
 @pytest.mark.parametrize("d", [4, 15])
-def test_the_default_prior_is_that_of_the_closed_form(d: int) -> None:
-    """The two objectives differ by a constant, whatever the hyperparameters."""
+def test_the_default_prior_is_that_of_the_closed_form(d: int, n_choices: int) -> None:
+    """The two objectives differ by a constant, whatever the hyperparameters; choices share a lengthscale."""
     X = points(25, d)
     request = requested(X, torch.sin(5 * X[:, 0]) + X[:, 1])
+    if n_choices:
+        numbers = tuple(Float(name=f"x{i}", low=0, high=1) for i in range(d - n_choices))
+        choice = Categorical(name="c", choices=tuple("abcdefgh"[:n_choices]))
+        request = replace(request, encoding=Encoding(SearchSpace(parameters=(*numbers, choice))))
+    groups = request.encoding.groups
     model = VariantGP(replace(request, options=GpOptions(warp=False)))
-    likelihood = Likelihood(
-        X.numpy(), request.train_Y[:, 0].numpy(), 0 * X[:, 0].numpy(), request.encoding.groups, LOW_NOISE
-    )
+    likelihood = Likelihood(X.numpy(), request.train_Y[:, 0].numpy(), 0 * X[:, 0].numpy(), groups, LOW_NOISE)
     differences = []
     for seed in range(3):
-        log_l = torch.randn(d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        log_l = torch.randn(len(groups), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
         at = Hyperparameters(log_l.numpy(), -3.0 - seed)
-        model.covar_module.lengthscale = log_l.exp()[None]
+        model.covar_module.lengthscale = torch.as_tensor(column_lengthscales(at, groups))[None]
         model.likelihood.noise = torch.tensor(at.log_noise).exp()
         with torch.no_grad():
             K = model.covar_module(X).to_dense() + model.likelihood.noise * torch.eye(25)
@@ -195,6 +205,7 @@ def test_single_precision_answers_double_precision_acquisitions(options: dict[st
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("options", [{}, {"prior": "paper"}, {"prior": "saas"}, {"warp": True}])
 def test_on_a_gpu_it_says_the_same_as_on_the_cpu(options: dict[str, Any], dtype: str) -> None:

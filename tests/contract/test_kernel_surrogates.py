@@ -21,6 +21,7 @@ from surrogates.testing.contract import SurrogateContract
 
 class TestNngp(SurrogateContract):
     plugin = "nngp"
+    is_kept_in_double = True
 
     @pytest.mark.parametrize("name", ["analytic", "knowledge gradient", "max-value entropy"])
     def test_acquisitions_made_for_gaussian_processes_take_it(self, name: str) -> None:
@@ -47,6 +48,21 @@ class TestNngp(SurrogateContract):
             ours.distribution.covariance_matrix, theirs.distribution.covariance_matrix, atol=1e-6
         )
 
+    def test_gpytorch_forgets_a_state_with_the_next(self) -> None:
+        """Where noise is asked for, GPyTorch answers, out of what it kept."""
+        request = self.request()
+        turned = self.fitted(replace(request, train_Y=request.train_Y.flip(0)))
+        asked, fresh = find_plugin("nngp").build(request), find_plugin("nngp").build(request)
+        asked.load_state(self.model().state())
+        x = torch.rand(3, 2, 4, dtype=torch.float64)
+        with torch.no_grad():
+            asked.posterior(x, observation_noise=True)
+            for model in (asked, fresh):
+                model.load_state(turned.state())
+            found, expected = (model.posterior(x, observation_noise=True) for model in (asked, fresh))
+        assert torch.allclose(found.mean, expected.mean, atol=1e-8)
+        assert torch.allclose(found.variance, expected.variance, atol=1e-8)
+
     def test_its_figures_name_the_scales(self) -> None:
         figures = self.fitted(self.request()).figures()
         assert figures["weight_variance"] > 0
@@ -56,6 +72,7 @@ class TestNngp(SurrogateContract):
 
 class TestNngpOfFewOptions(SurrogateContract):
     plugin = "nngp"
+    is_kept_in_double = True
     options: ClassVar[dict[str, Any]] = {"ard": False, "activation": "relu", "depth": 1}
 
 

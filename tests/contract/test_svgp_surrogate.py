@@ -13,7 +13,8 @@ from surrogates.encoding import Encoding
 from surrogates.gp.options import SvgpOptions
 from surrogates.gp.svgp import SparseGP
 from surrogates.numerics.exact_gp import Hyperparameters, condition
-from surrogates.numerics.sparse_gp import Collapsed, matern52
+from surrogates.numerics.matern import matern52, squared_distance
+from surrogates.numerics.sparse_gp import Collapsed
 from surrogates.parameters import Float
 from surrogates.protocol import BuildRequest
 from surrogates.space import SearchSpace
@@ -93,7 +94,7 @@ def test_the_bound_with_every_observation_is_the_marginal_likelihood() -> None:
     noise = torch.linspace(0.01, 0.3, 30, dtype=torch.float64)
     lengthscales = torch.tensor([0.3, 0.5], dtype=torch.float64)
     found = Collapsed.of(X, X, y, noise, lengthscales, jitter=1e-9).bound()
-    K = matern52(X / lengthscales, X / lengthscales) + noise.diag()
+    K = matern52(squared_distance(X / lengthscales, X / lengthscales)) + noise.diag()
     exact = -0.5 * (y @ torch.linalg.solve(K, y) + torch.logdet(K))
     assert float(found) == pytest.approx(float(exact), abs=1e-4)
     fewer = Collapsed.of(X, X[:10], y, noise, lengthscales, jitter=1e-9).bound()

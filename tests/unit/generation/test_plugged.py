@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -128,6 +129,22 @@ def test_every_kind_of_study_is_served(
     name: str, metrics: list[dict[str, Any]], n_pending: int, count: int, sem: float | None
 ) -> None:
     ask(view(name, metrics, n_pending=n_pending, sem=sem), name, count=count)
+
+
+def test_an_average_of_surrogates_serves_several_objectives() -> None:
+    of = view("auto", [LOSS, {"name": "other", "goal": "minimize"}], n=20, n_pending=1)
+    options = {
+        "combine": "average",
+        "candidates": ["gp", "ensemble"],
+        "candidate_options": {"ensemble": SMALL["ensemble"]},
+        "n_folds": 2,
+    }
+    averaged = of.spec.model_copy(
+        update={"surrogate": of.spec.surrogate.model_copy(update={"options": options})}
+    )
+    proposal = ask(replace(of, spec=averaged), "auto", count=2)
+    outcomes = proposal.fit.diagnostics["outcomes"]
+    assert all("log_density" in outcomes[name]["choice"] for name in ("loss", "other"))
 
 
 @pytest.mark.slow

@@ -227,3 +227,45 @@ def test_floats_on_a_grid_have_neighbours() -> None:
     stepped = Float(name="x", low=0.0, high=1.0, step=0.25)
     assert _neighbours(stepped, 0.25) == [0.0, 0.5, 0.75]
     assert _neighbours(Float(name="x", low=0.0, high=1.0), 0.25) == []
+
+
+def _on_a_line(**fixed: float) -> list[dict]:
+    """Two opposite inequalities that leave only a line of the square."""
+    both = [LinearConstraint(coefficients={"x": 1, "y": 1}, operator=o, bound=0.5) for o in ("<=", ">=")]
+    space = SearchSpace(parameters=THIN.parameters, constraints=tuple(both))
+    found = space_filling(space, 20, seed=0, fixed=fixed)
+    assert all(space.canonical(c) == c for c in found)
+    return found
+
+
+def test_inequalities_that_are_an_equality_together_leave_as_much_as_one() -> None:
+    found = _on_a_line()
+    assert len({c["x"] for c in found}) == 20
+    assert max(c["x"] for c in found) - min(c["x"] for c in found) > 0.3
+    assert {round(c["y"], 9) for c in _on_a_line(x=0.2)} == {0.3}
+
+
+def test_a_corner_that_constraints_leave_is_found() -> None:
+    corner = LinearConstraint(coefficients={"x": 1, "y": 1}, operator=">=", bound=2.0)
+    third = Float(name="z", low=0, high=1)
+    free = LinearConstraint(coefficients={"x": 1, "y": 1, "z": -1}, operator="<=", bound=2.0)
+    space = SearchSpace(parameters=(*THIN.parameters, third), constraints=(corner, free))
+    found = space_filling(space, 10, seed=0)
+    assert all((c["x"], c["y"]) == pytest.approx((1.0, 1.0), abs=1e-6) for c in found)
+    assert len({c["z"] for c in found}) == 10
+
+
+def test_a_search_where_nothing_is_feasible_says_so() -> None:
+    half = LinearConstraint(coefficients={"x": 1, "y": 1}, operator="<=", bound=0.5)
+    encoding = Encoding(SearchSpace(parameters=THIN.parameters, constraints=(half,)))
+    value, both = quadratic(np.zeros(2))
+    with pytest.raises(EmptyRegion, match="x, y"):
+        maximise(
+            value,
+            both,
+            encoding,
+            rng=np.random.default_rng(0),
+            incumbents=np.zeros((1, 2)),
+            evaluated=set(),
+            fixed={"x": 0.9},
+        )

@@ -30,7 +30,7 @@ from surrogates.numerics.exact_gp import (
 )
 from surrogates.numerics.fit_rows import drawn_rows
 from surrogates.numerics.log_ei import log_ei, log_ei_with_gradient, log_h
-from surrogates.numerics.output_transform import fit_output_transform
+from surrogates.numerics.output_transform import OutputTransform, fit_output_transform
 
 GROUPS = ((0,), (1, 2), (3,))
 
@@ -210,3 +210,18 @@ def test_rows_to_fit_are_the_best_third_and_others_drawn_by_the_generator() -> N
         assert rows[-10:].tolist() == list(range(50, 60))
         assert len(set(rows.tolist())) == 30
     assert drawn_rows(y, 60, torch.Generator()).tolist() == list(range(60))
+
+
+@pytest.mark.parametrize("power", [None, 0.0, 0.4, 1.0, 2.0])
+def test_the_slope_of_the_output_transform_is_exact(power: float | None) -> None:
+    transform = OutputTransform(shift=2.0, scale=3.0, power=power, shift2=0.1, scale2=0.5)
+    y = np.array([-200.0, -7.0, 1.9, 2.0, 2.1, 9.0, 400.0])
+    step = 1e-5 * np.maximum(1.0, np.abs(y))
+    slope = (transform(y + step) - transform(y - step)) / (2 * step)
+    assert np.sqrt(transform.variances(np.ones(7), y)) == pytest.approx(slope, rel=1e-5)
+
+
+def test_known_noise_far_from_the_mean_is_exact() -> None:
+    transform = OutputTransform(shift=0.0, scale=1.0, power=0.0, shift2=0.0, scale2=1.0)
+    y = np.array([-1e3, 1e3])
+    assert transform.variances(np.ones(2), y) == pytest.approx([1001.0**2, 1001.0**-2], rel=1e-12)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -144,3 +145,24 @@ def list_surrogates(as_json: Json = False) -> None:
     else:
         rows = [[s["name"], s["abilities"]["cost_class"], s["summary"]] for s in found]
         print_table("surrogates", ("name", "cost", "summary"), rows)
+
+
+@surrogate.command("show")
+def show_surrogate(
+    name: Annotated[str, typer.Argument(help="as `bo surrogate list` has it")], as_json: Json = False
+) -> None:
+    """One surrogate with its options."""
+    with connected() as client:
+        found = {item["name"]: item for item in client.surrogates()}
+    if name not in found:
+        raise fail(f"no surrogate named {name!r}; installed: {', '.join(sorted(found))}")
+    chosen = found[name]
+    if as_json:
+        print_json(chosen)
+        return
+    console.print(f"{name}: {chosen['summary']}", highlight=False)
+    rows = [
+        (option, json.dumps(schema.get("default")), " ".join(schema.get("description", "").split()))
+        for option, schema in chosen["options_schema"].get("properties", {}).items()
+    ]
+    print_table("options", ("option", "default", "summary"), rows)

@@ -12,27 +12,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
 import torch
 from botorch.acquisition.objective import PosteriorTransform
 from torch import Tensor
 
-from surrogates.bnn.kernel_gp import data_fit
-from surrogates.bnn.kernels import NetworkKernel
+from surrogates.bnn.infinite_width import scales_of_infinite_width
 from surrogates.bnn.options import NeuralLinearOptions
-from surrogates.bnn.priors import network_prior, noise_prior
+from surrogates.bnn.priors import network_prior
 from surrogates.errors import NotEnoughData
-from surrogates.members import OutcomeModel, centred, refuse_noise
+from surrogates.members import OutcomeModel, refuse_noise
 from surrogates.mixtures import GaussianMixture
 from surrogates.numerics.ascent import HELD_OUT_VARIANCE, ascended, held_out, noise_inflated
-from surrogates.numerics.collapsed import CollapsedPosterior, LogNormal
+from surrogates.numerics.collapsed import CollapsedPosterior
 from surrogates.numerics.fit_rows import drawn_rows
-from surrogates.numerics.networks import group_of_columns
-from surrogates.numerics.nngp import nngp_covariance
 from surrogates.protocol import BuildRequest
-
-KERNEL_POINTS: Final = 200
 
 
 class NeuralLinear(OutcomeModel):
@@ -81,36 +76,8 @@ class NeuralLinear(OutcomeModel):
         z = torch.randn(
             self.options.n_members, self.target.n_coordinates, generator=generator, dtype=torch.float64
         )
-        z[:, self.network.n_weights :] = self._scales_of_infinite_width(generator)
+        z[:, self.network.n_weights :] = scales_of_infinite_width(self.request, self.target, generator)
         return z.to(self.X)
-
-    def _scales_of_infinite_width(self, generator: torch.Generator) -> Tensor:
-        """(k,), whitened scales whose evidence for the limit of wide networks is highest."""
-        options, request = self.options, self.request
-        kernel = NetworkKernel(
-            request.encoding.groups, options.depth, options.activation, has_relevances=options.ard
-        )
-        process = data_fit(request, kernel, noise_prior(request))
-        process.fit([torch.zeros(process.n_coordinates)], limit=KERNEL_POINTS, generator=generator)
-        u, priors = process.coordinates, self.target.priors
-        X = centred(process.X)
-        if options.ard:
-            X = X * kernel.relevance(u[3:-1])[group_of_columns(kernel.groups).to(X.device)]
-        _, variance, _ = nngp_covariance(
-            X,
-            depth=options.depth,
-            activation=options.activation,
-            weight_variance=kernel.weight(u[0]),
-            bias_variance=kernel.bias(u[1]),
-        )
-        found = [
-            *(whitened(priors.relevance, kernel.relevance(u[3:-1])) if options.ard else []),
-            whitened(priors.weight, kernel.weight(u[0]).sqrt()),
-            whitened(priors.bias, kernel.bias(u[1]).sqrt()),
-            whitened(priors.output, (kernel.output(u[2]) / variance.mean()).sqrt()),
-            u[-1],
-        ]
-        return torch.stack(found).cpu()
 
     def _adopt(self, positions: Tensor) -> None:
         """Solve for the last layers of networks at (R, P), on all data."""
@@ -168,11 +135,6 @@ class NeuralLinear(OutcomeModel):
             "output_scales": self.target.output_scale(z).tolist(),
             "noise_variances": self.target.noise(z).tolist(),
         }
-
-
-def whitened(prior: LogNormal, scale: Tensor) -> Tensor:
-    """The coordinate of a scale under its prior, within three standard deviations."""
-    return ((scale.log() - prior.mean) / prior.sd).clamp(-3.0, 3.0)
 
 
 def _predicted(target: CollapsedPosterior, z: Tensor, left_out: Tensor, known: Tensor) -> Tensor:

@@ -51,6 +51,7 @@ class HmcOptions(RelevanceOptions):
     """Hamiltonian Monte Carlo over the networks."""
 
     width: Annotated[int, Field(ge=2, le=4096)] = 128
+    """Units of a hidden layer."""
 
     relevance: Literal["gp", "sampled", "equal"] = "gp"  # type: ignore[assignment]
     """How much each input counts: `gp` takes it from the lengthscales of the study's Gaussian process, `sampled`
@@ -171,36 +172,38 @@ class StudentTOptions(NngpOptions):
 
 
 class LaplaceOptions(NetworkOptions):
-    """A trained network with the uncertainty of its linearisation."""
+    """Trained networks with the uncertainty of their linearisation."""
 
-    ard: bool = False
-    """Whether every input has a relevance of its own, chosen with the other scales."""
+    ard: bool = True
+    """Whether every input has a relevance of its own."""
 
     dtype: Literal["float32", "float64"] = "float64"
+    """Precision of the networks; linear algebra is float64."""
 
     depth: Annotated[int, Field(ge=1, le=8)] = 1
+    """Hidden layers."""
 
-    n_restarts: Annotated[int, Field(ge=1, le=64)] = 8
-    """Networks trained side by side from different starts; the one of the highest evidence is kept."""
+    n_members: Annotated[int, Field(ge=1, le=64)] = 8
+    """Networks trained side by side, equally likely in the posterior."""
 
-    n_rounds: Annotated[int, Field(ge=1, le=200)] = 30
-    """How often weights and scales take turns, at most."""
-
-    n_steps: Annotated[int, Field(ge=1, le=1000)] = 5
-    """Gauss-Newton steps of the weights in a round."""
+    n_steps: Annotated[int, Field(ge=1, le=1000)] = 50
+    """Gauss-Newton steps of the weights, at most."""
 
     fit_points: Annotated[int, Field(ge=20, le=2000)] = 200
-    """Restarts and scales are fitted on at most so many observations; the chosen network then on all."""
+    """Networks are trained on at most so many observations, then a few steps on all."""
 
 
 class NeuralLinearOptions(NetworkOptions):
     """Trained features under Bayesian linear regression."""
 
     dtype: Literal["float32", "float64"] = "float64"
+    """Precision of the networks; linear algebra is float64."""
 
     width: Annotated[int, Field(ge=2, le=4096)] = 128
+    """Units of a hidden layer."""
 
     depth: Annotated[int, Field(ge=1, le=8)] = 3
+    """Hidden layers."""
 
     ard: bool = True
     """Whether every input has a relevance of its own."""
@@ -219,6 +222,7 @@ class DklOptions(NetworkOptions):
     """A Gaussian process over inputs and features of a network."""
 
     dtype: Literal["float32", "float64"] = "float64"
+    """Precision of the networks; linear algebra is float64."""
 
     n_members: Annotated[int, Field(ge=2, le=32)] = 4
     """Networks trained side by side, each without another part of the data."""

@@ -46,9 +46,9 @@ def _student_t(request: BuildRequest) -> Surrogate:
 
 
 def _laplace(request: BuildRequest) -> Surrogate:
-    from surrogates.bnn.laplace import LaplaceNetwork  # noqa: PLC0415  torch stays out, as above
+    from surrogates.bnn.laplace import LaplaceNetworks  # noqa: PLC0415  torch stays out, as above
 
-    return LaplaceNetwork(request)
+    return LaplaceNetworks(request)
 
 
 def _neural_linear(request: BuildRequest) -> Surrogate:

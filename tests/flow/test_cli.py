@@ -107,6 +107,13 @@ def test_keys_surrogates_database_and_doctor(bo, service) -> None:
         assert old.info()["key"] == "ci", "it works for another hour"
     assert bo("key", "revoke", made["id"])[0] == 0
     assert {s["name"] for s in json.loads(bo("surrogate", "list", "--json")[1])} >= {"gp", "hmc", "sobol"}
+    shown = bo("surrogate", "show", "hmc")[1]
+    assert "n_chains" in shown
+    assert "Independent chains" in shown
+    assert json.loads(bo("surrogate", "show", "gp", "--json")[1])["options_schema"]["properties"]
+    status, _, err = bo("surrogate", "show", "gq")
+    assert status == 1
+    assert "installed: auto" in err
     current = json.loads(bo("db", "current", "--json")[1])
     assert current["current"] == current["head"]
     status, out, err = bo("doctor", "--json")

@@ -27,7 +27,7 @@ QUICK: Final[dict[str, dict[str, Any]]] = {
     "auto": {"candidates": ["gp", "nngp"]},
     "dkl": {"n_members": 2, "n_steps": 150},
     "hmc": {"width": 32, "n_warmup": 40, "n_draws": 32, "n_members": 64, "max_r_hat": 10.0},
-    "laplace": {"n_restarts": 4, "n_rounds": 15},
+    "laplace": {"n_members": 4},
     "neural-linear": {"width": 64, "depth": 2, "n_members": 4, "n_steps": 200},
     "sgmcmc": {"n_steps": 1000, "n_members": 64},
     "svgp": {"n_inducing": 60},

@@ -22,7 +22,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "sgmcmc": {"width": 16, "depth": 1, "n_steps": 100, "n_members": 32},
     "dkl": {"width": 16, "n_members": 2, "n_steps": 20},
     "neural-linear": {"width": 16, "depth": 1, "n_members": 2, "n_steps": 20},
-    "laplace": {"width": 16, "n_restarts": 2, "n_rounds": 4},
+    "laplace": {"width": 16, "n_members": 2, "n_steps": 20},
 }
 
 ELSEWHERE = """

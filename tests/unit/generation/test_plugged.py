@@ -24,7 +24,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "sgmcmc": {"width": 32, "depth": 1, "n_steps": 150, "n_members": 64},
     "dkl": {"n_members": 2, "n_steps": 20},
     "neural-linear": {"width": 16, "depth": 1, "n_members": 2, "n_steps": 20},
-    "laplace": {"width": 16, "n_restarts": 2},
+    "laplace": {"width": 16, "n_members": 2},
 }
 """Enough to propose with; how well is another test's business."""
 

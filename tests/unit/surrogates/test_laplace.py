@@ -9,23 +9,26 @@ from typing import Any
 import pytest
 import torch
 
-from surrogates.bnn.laplace import LaplaceNetwork, rescaled_by_evidence, rewhitened
+from surrogates.bnn.kernel_gp import data_fit
+from surrogates.bnn.kernels import NetworkKernel
+from surrogates.bnn.laplace import LaplaceNetworks
 from surrogates.bnn.options import LaplaceOptions
+from surrogates.bnn.priors import noise_prior
 from surrogates.encoding import Encoding
 from surrogates.numerics.collapsed import LogNormal
 from surrogates.numerics.linearised import Weights, climbed, log_joint, tangent_at, values
 from surrogates.numerics.tangent import tangent_covariance
 from surrogates.parameters import Float
-from surrogates.protocol import DRAWS, BuildRequest
+from surrogates.protocol import BuildRequest
 from surrogates.space import SearchSpace
 
 SPACE = SearchSpace(parameters=tuple(Float(name=f"x{i}", low=0, high=1) for i in range(3)))
 ACTIVATIONS = ("tanh", "erf", "relu")
 
 
-def model(activation: str = "tanh", *, depth: int = 2, n: int = 12) -> LaplaceNetwork:
+def model(activation: str = "tanh", *, depth: int = 2, n: int = 12) -> LaplaceNetworks:
     X = torch.rand(n, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    return LaplaceNetwork(
+    return LaplaceNetworks(
         BuildRequest(
             train_X=X,
             train_Y=torch.sin(6 * X[:, :1]),
@@ -36,7 +39,7 @@ def model(activation: str = "tanh", *, depth: int = 2, n: int = 12) -> LaplaceNe
     )
 
 
-def weights_of(built: LaplaceNetwork, n: int = 1) -> Weights:
+def weights_of(built: LaplaceNetworks, n: int = 1) -> Weights:
     generator = torch.Generator().manual_seed(1)
     z = torch.randn(n, built.target.n_coordinates, generator=generator, dtype=torch.float64)
     return Weights(z, torch.randn(n, built.network.width + 1, generator=generator, dtype=torch.float64))
@@ -46,7 +49,7 @@ def points(*shape: int) -> torch.Tensor:
     return torch.rand(*shape, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
 
 
-def jacobian(built: LaplaceNetwork, weights: Weights, X: torch.Tensor) -> torch.Tensor:
+def jacobian(built: LaplaceNetworks, weights: Weights, X: torch.Tensor) -> torch.Tensor:
     """(n, P) by automatic differentiation, in all whitened weights."""
     n = built.network.n_weights
     scales = weights.z[:, n:]
@@ -80,7 +83,7 @@ def test_the_posterior_is_that_of_the_weights_with_the_full_gauss_newton_matrix(
     x = points(4)
     there = jacobian(built, weights, 2 * x - 1)
     posterior = built.posterior(x)
-    assert torch.allclose(posterior.distribution.covariance_matrix, there @ S @ there.T, atol=1e-5)
+    assert torch.allclose(posterior.covariances[0], there @ S @ there.T, atol=1e-5)
     assert torch.allclose(posterior.mean[:, 0], values(built.target, weights, 2 * x - 1)[0])
 
 
@@ -102,7 +105,7 @@ def test_with_fixed_features_it_is_bayesian_linear_regression() -> None:
     posterior = built.posterior(x)
     assert torch.allclose(posterior.mean[:, 0], psi @ exact.mean[0], atol=1e-5)
     covariance = psi @ exact.factor[0] @ exact.factor[0].T @ psi.T
-    assert torch.allclose(posterior.distribution.covariance_matrix, covariance, atol=1e-5)
+    assert torch.allclose(posterior.covariances[0], covariance, atol=1e-5)
 
 
 def test_it_is_that_of_laplace_torch() -> None:
@@ -127,10 +130,10 @@ def test_it_is_that_of_laplace_torch() -> None:
     mean, covariance = theirs(2 * x - 1, joint=True)
     posterior = built.posterior(x)
     assert torch.allclose(posterior.mean.flatten(), mean.flatten(), atol=1e-5)
-    assert torch.allclose(posterior.distribution.covariance_matrix, covariance, atol=1e-5)
+    assert torch.allclose(posterior.covariances[0], covariance, atol=1e-5)
 
 
-def _as_module(built: LaplaceNetwork, weights: Weights) -> Any:
+def _as_module(built: LaplaceNetworks, weights: Weights) -> Any:
     class Module(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -166,37 +169,42 @@ def test_every_step_is_upwards() -> None:
         before = after
 
 
-def test_rescaling_keeps_the_functions_and_raises_the_evidence() -> None:
+def test_several_networks_are_equally_likely() -> None:
     built = model()
-    weights = climbed(built.target, weights_of(built, 2), n_steps=3)
-    once, first = rescaled_by_evidence(built.target, weights)
-    assert torch.allclose(
-        values(built.target, once, built.X), values(built.target, weights, built.X), atol=1e-8
+    weights = weights_of(built, 3)
+    built._adopt(weights)
+    x = points(2, 4)
+    together = built.posterior(x)
+    apart = []
+    for i in range(3):
+        built._adopt(weights.chosen(torch.tensor([i])))
+        apart.append(built.posterior(x))
+    assert torch.allclose(together.mean, torch.stack([p.mean for p in apart]).mean(0))
+    for i, alone in enumerate(apart):
+        assert torch.allclose(together.covariances[:, i], alone.covariances[:, 0], atol=1e-10)
+    assert (together.variance >= torch.stack([p.variance for p in apart]).mean(0) - 1e-12).all()
+
+
+def test_the_scales_are_those_of_the_infinitely_wide_network() -> None:
+    built = model(n=30)
+    built.fit(torch.Generator().manual_seed(0))
+    scales = built.weights.z[:, built.network.n_weights :]
+    assert torch.equal(scales, scales[:1].expand_as(scales))
+    kernel = NetworkKernel(built.target.groups, 2, "tanh", has_relevances=True)
+    process = data_fit(built.request, kernel, noise_prior(built.request))
+    process.fit([torch.zeros(process.n_coordinates)], limit=200, generator=torch.Generator().manual_seed(1))
+    wide = process.coordinates
+    assert float(built.noise_variance()) == pytest.approx(
+        float(built.target.noise(torch.stack([wide]))), rel=1e-2
     )
-    _, second = rescaled_by_evidence(built.target, once)
-    assert (second > first - 0.5).all()
+    # the wiggly input counts, the other two hardly
+    relevances = built.target.scales(built.weights.z).relevance[0, :, 0]
+    assert relevances[0] > 2.0 * relevances[1:].max()
 
 
-def test_rewhitened_weights_are_the_same_weights() -> None:
-    built = model()
-    z = weights_of(built).z
-    moved = z.clone()
-    moved[:, built.network.n_weights :] += 0.3
-    old, new = built.target.scales(z), built.target.scales(moved)
-    again = rewhitened(built.network, z, old, new)
-    moved[:, : built.network.n_weights] = again
-    pairs = zip(built.network.matrices(z, old), built.network.matrices(moved, new), strict=True)
-    for (W, b), (V, c) in pairs:
-        assert torch.allclose(W, V)
-        assert torch.allclose(b, c)
-
-
-def test_an_earlier_network_is_the_first_of_the_restarts() -> None:
-    first = model()
-    first._adopt(weights_of(first))
-    kept = {name: tensor for name, tensor in first.state().items() if not name.startswith(DRAWS)}
-    later = LaplaceNetwork(replace(first.request, warm=kept))
-    starts = later._starts(torch.Generator().manual_seed(0))
-    assert torch.equal(starts.z[0], first.weights.z[0])
-    assert torch.equal(starts.last[0], first.weights.last[0])
-    assert not torch.equal(starts.z[1], first.weights.z[0])
+def test_all_observations_count_where_some_were_trained_on() -> None:
+    few = model(n=60)
+    few.options = few.options.model_copy(update={"fit_points": 20})
+    few.fit(torch.Generator().manual_seed(0))
+    residual = few.posterior(few.request.train_X).mean - few.request.train_Y
+    assert residual[:20].abs().max() < 0.3

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from surrogates.bnn import neural_linear
-from surrogates.bnn.neural_linear import NeuralLinear, whitened
+from surrogates.bnn import infinite_width, neural_linear
+from surrogates.bnn.infinite_width import scales_of_infinite_width, whitened
+from surrogates.bnn.neural_linear import NeuralLinear
 from surrogates.bnn.options import NeuralLinearOptions
 from surrogates.encoding import Encoding
 from surrogates.numerics.ascent import ascended, held_out
@@ -120,10 +121,11 @@ def test_too_few_observations_to_hold_any_out_take_no_steps(monkeypatch: pytest.
 
 
 def test_the_observations_of_the_kernel_are_drawn_by_the_generator(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(neural_linear, "KERNEL_POINTS", 9)
+    monkeypatch.setattr(infinite_width, "KERNEL_POINTS", 9)
     model = fitted()
     first, again, other = (
-        model._scales_of_infinite_width(torch.Generator().manual_seed(seed)) for seed in (0, 0, 5)
+        scales_of_infinite_width(model.request, model.target, torch.Generator().manual_seed(seed))
+        for seed in (0, 0, 5)
     )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)

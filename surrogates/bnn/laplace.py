@@ -7,13 +7,16 @@ at the most probable theta and D the noise variances,
     f(x) ~ N(f_MAP(x), J(x) S J(x)^T),   S = (J^T D^-1 J + I)^-1,
     J(x) S J(x')^T = k(x, x') - k(x, X) (K + D)^-1 k(X, x'),   k(x, x') = J(x) J(x')^T:
 
-the second line is exact and needs n x n instead of P x P. Scales and noise are those of the infinitely wide network
-(`infinite_width`). Several networks, trained from different draws of the prior, are an equally weighted mixture
-(Eschenhagen et al. 2021, "Mixtures of Laplace approximations for improved post-hoc uncertainty in deep learning").
+the second line is exact and needs n x n instead of P x P. Scales are those of the infinitely wide network
+(`infinite_width`), the noise its, or as much more as the misfit of a network of finite width asks for by the Laplace
+evidence log p(y | theta) - |theta|^2 / 2 - log |I + D^-1 K| / 2. Several networks, trained from different draws of the
+prior, are an equally weighted mixture (Eschenhagen et al. 2021, "Mixtures of Laplace approximations for improved
+post-hoc uncertainty in deep learning").
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
@@ -25,9 +28,10 @@ from torch import Tensor
 from surrogates.bnn.infinite_width import scales_of_infinite_width
 from surrogates.bnn.options import LaplaceOptions
 from surrogates.bnn.priors import network_prior
-from surrogates.errors import NotEnoughData
+from surrogates.errors import FitDiverged, NotEnoughData
 from surrogates.members import OutcomeModel, refuse_noise
 from surrogates.mixtures import GaussianMixture
+from surrogates.numerics.collapsed import CollapsedPosterior
 from surrogates.numerics.conditioned import positive_factor
 from surrogates.numerics.fit_rows import drawn_rows
 from surrogates.numerics.linearised import Weights, climbed, log_joint, tangent_at, values
@@ -37,6 +41,16 @@ from surrogates.protocol import BuildRequest
 
 LAST_STEPS: Final = 5
 """Gauss-Newton steps on all observations, where the networks were trained on some."""
+
+COOLING: Final = (8.0, 6.0, 4.0, 2.0, 0.0)
+"""What is added to the log of the noise variance while training: with little noise from the start, a network is stuck
+in the first valley it meets."""
+
+NOISE_STEPS: Final = tuple(0.5 * i for i in range(21))
+"""By how much the log of the noise variance is raised where a network of finite width does not fit as well."""
+
+TOO_UNLIKELY: Final = 1.0
+"""A network whose log joint density is so much for each observation below the best one's is stuck, and left out."""
 
 
 class LaplaceNetworks(OutcomeModel):
@@ -59,10 +73,22 @@ class LaplaceNetworks(OutcomeModel):
         kept = drawn_rows(self.y, self.options.fit_points, generator)
         part = replace(self.target, X=self.X[kept], y=self.y[kept], variances=self.variances[kept])
         with torch.no_grad():
-            weights = climbed(part, self._starts(generator), n_steps=self.options.n_steps)
+            weights = self._trained(part, self._starts(generator))
             if len(kept) < len(self.y):
                 weights = climbed(self.target, weights, n_steps=LAST_STEPS)
-            self._adopt(weights)
+            weights, evidence = with_noise_of_highest_evidence(self.target, weights)
+            if not bool(torch.isfinite(evidence.amax())):
+                raise FitDiverged("no network has a finite evidence")
+            self._adopt(weights.chosen(evidence >= evidence.amax() - TOO_UNLIKELY * len(self.y)))
+
+    def _trained(self, part: CollapsedPosterior, weights: Weights) -> Weights:
+        """More probable weights, under ever less noise."""
+        noise = weights.z[:, -1:]
+        for extra in COOLING:
+            warmer = noise + extra / part.priors.noise.sd
+            weights = Weights(torch.cat([weights.z[:, :-1], warmer], dim=-1), weights.last)
+            weights = climbed(part, weights, n_steps=math.ceil(self.options.n_steps / len(COOLING)))
+        return weights
 
     def _starts(self, generator: torch.Generator) -> Weights:
         """Draws of the prior under the scales of the infinitely wide network."""
@@ -131,8 +157,8 @@ class LaplaceNetworks(OutcomeModel):
         self._adopt(Weights(state["draw.positions"].to(self.X), state["draw.last"].to(self.X)))
 
     def noise_variance(self) -> Tensor:
-        """(1,), the noise variance of the infinitely wide network; known variances of observations come on top."""
-        return self.target.noise(self.weights.z[:1]).double().cpu()
+        """(1,), the mean of the networks' noise variances; known variances of observations come on top."""
+        return self.target.noise(self.weights.z).double().mean()[None].cpu()
 
     def figures(self) -> dict[str, Any]:
         z = self.weights.z
@@ -140,6 +166,26 @@ class LaplaceNetworks(OutcomeModel):
             "weight_scale": float(self._scales.weight[0]),
             "bias_scale": float(self._scales.bias[0]),
             "output_scale": float(self._output_scale[0]),
-            "noise_variance": float(self.target.noise(z)[0]),
+            "noise_variances": self.target.noise(z).tolist(),
+            "n_networks": len(z),
             "log_joints": log_joint(self.target, self.weights).tolist(),
         }
+
+
+def with_noise_of_highest_evidence(target: CollapsedPosterior, weights: Weights) -> tuple[Weights, Tensor]:
+    """The same networks (C) with as much noise as explains their misfit, and their Laplace evidences (C,)."""
+    there = tangent_at(target, weights, target.X)
+    K = tangent_covariance(there, there, target.scales(weights.z), target.output_scale(weights.z))
+    squares = (target.y - values(target, weights, target.X).double()).square()
+    n = target.network.n_weights
+    prior = weights.z[:, :n].double().square().sum(-1) + weights.last.double().square().sum(-1)
+    best, found = torch.full_like(prior, -torch.inf), weights.z[:, -1]
+    for more in NOISE_STEPS:
+        u = weights.z[:, -1] + more / target.priors.noise.sd
+        moved = torch.cat([weights.z[:, :-1], u[:, None]], dim=-1)
+        D = target.noise(moved).double()[:, None] + target.variances
+        determinant = 2.0 * positive_factor(K, D).diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        evidence = -0.5 * ((squares / D).sum(-1) + prior + determinant + u.double().square())
+        found = torch.where(evidence > best, u, found)
+        best = torch.maximum(evidence, best)
+    return Weights(torch.cat([weights.z[:, :-1], found[:, None]], dim=-1), weights.last), best

@@ -186,7 +186,7 @@ class LaplaceOptions(NetworkOptions):
     n_members: Annotated[int, Field(ge=1, le=64)] = 8
     """Networks trained side by side, equally likely in the posterior."""
 
-    n_steps: Annotated[int, Field(ge=1, le=1000)] = 50
+    n_steps: Annotated[int, Field(ge=1, le=1000)] = 100
     """Gauss-Newton steps of the weights, at most."""
 
     fit_points: Annotated[int, Field(ge=20, le=2000)] = 200

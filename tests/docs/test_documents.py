@@ -11,10 +11,12 @@ import time
 from pathlib import Path
 
 import httpx2
+import pytest
 
 from bo_service.client import Client
 from bo_service.domain import errors
 from bo_service.settings import Settings
+from tests.conftest import StartService
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -114,9 +116,10 @@ def test_the_receiver_of_the_webhook_page_takes_signed_messages_and_no_others(st
             running.communicate()
 
 
-def test_the_surrogate_of_contributing_fits_and_proposes(tmp_path: Path) -> None:
-    """Installed as a stranger would: a package with an entry point, and nothing else."""
-    module, contract = python_blocks(ROOT / "CONTRIBUTING.md")
+@pytest.fixture
+def stranger(tmp_path: Path) -> Path:
+    """A folder in which the surrogate of CONTRIBUTING.md is installed: a package with an entry point, nothing else."""
+    module, _ = python_blocks(ROOT / "CONTRIBUTING.md")
     package = tmp_path / "my_package"
     package.mkdir()
     (package / "__init__.py").touch()
@@ -125,16 +128,43 @@ def test_the_surrogate_of_contributing_fits_and_proposes(tmp_path: Path) -> None
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[bo_service.surrogates]\nnearest = my_package.nearest:plugin\n")
-    (tmp_path / "test_nearest.py").write_text(contract)
-    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
-    options = ["-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), "-W", "ignore"]
+    return tmp_path
+
+
+def test_the_surrogate_of_contributing_keeps_the_contract(stranger: Path) -> None:
+    _, contract = python_blocks(ROOT / "CONTRIBUTING.md")
+    (stranger / "test_nearest.py").write_text(contract)
+    options = ["-q", "-p", "no:cacheprovider", "--rootdir", str(stranger), "-W", "ignore"]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", *options, str(tmp_path / "test_nearest.py")],
-        env=environment,
+        [sys.executable, "-m", "pytest", *options, str(stranger / "test_nearest.py")],
+        env=os.environ | {"PYTHONPATH": str(stranger)},
         capture_output=True,
         text=True,
         check=False,
-        cwd=tmp_path,
+        cwd=stranger,
     )
     assert done.returncode == 0, done.stdout[-3000:]
     assert " passed" in done.stdout
+
+
+def test_the_surrogate_of_contributing_runs_a_study(stranger: Path, start_service: StartService) -> None:
+    service = start_service(PYTHONPATH=str(stranger))
+    spec = {
+        "name": "strange",
+        "parameters": [{"type": "float", "name": "x", "low": 0, "high": 1}],
+        "metrics": [{"name": "loss", "goal": "minimize"}],
+        "surrogate": {"name": "nearest", "options": {"lengthscale": 0.3}},
+        "initial": {"size": 4},
+        "stopping": {"max_trials": 10},
+    }
+    with Client(service.url, service.key) as client:
+        study = client.create_study(spec)
+        generators = []
+        for _ in range(10):
+            (trial,) = client.claim(study.id, "me", wait_seconds=30).trials
+            generators.append(trial.provenance["generator"])
+            client.complete(trial, {"loss": (trial.parameters["x"] - 0.31) ** 2})
+        best = client.best(study.id)
+    assert [generator.split(":")[0] for generator in generators[5:]] == ["nearest"] * 5
+    assert best is not None
+    assert best.metrics["loss"] < 1e-3

@@ -17,7 +17,7 @@ from torch import Tensor
 from surrogates.auto.density import log_density
 from surrogates.errors import SurrogateError
 from surrogates.numerics.stacking import Array, stacking_weights
-from surrogates.protocol import BuildRequest
+from surrogates.protocol import BuildRequest, CostClass
 from surrogates.registry import plugin as find_plugin
 
 MIN_TO_COMPARE: Final = 20
@@ -28,6 +28,8 @@ FAILURES: Final = (SurrogateError, NanError, NotPSDError, np.linalg.LinAlgError,
 
 FALSE_ALARMS: Final = 0.05
 """How often the first candidate is left at most, where none of the others predicts better."""
+
+COSTS: Final[tuple[CostClass, ...]] = ("free", "cheap", "moderate", "expensive")
 
 MIN_WEIGHT: Final = 0.05
 """Smaller weights are left out of an average."""
@@ -96,7 +98,8 @@ def compare(
 ) -> Comparison:
     """Predict every fold from the others with every candidate; `options` are validated ones by name.
 
-    The first candidate is compared whatever it costs; each other one until its next fold would pass the budget.
+    The first candidate is compared whatever it costs; each other one until its next fold would pass the budget, the
+    cheap ones before the expensive ones, whose first fold may use it up.
     Raises what the first candidate's fit raises.
     """
     n = len(request.train_X)
@@ -107,7 +110,8 @@ def compare(
     columns: dict[str, Array] = {}
     left_out: dict[str, str] = {}
     seconds: dict[str, float] = {}
-    for name in candidates:
+    cheap_first = sorted(candidates[1:], key=lambda name: COSTS.index(find_plugin(name).abilities.cost_class))
+    for name in (candidates[0], *cheap_first):
         at = clock()
         left = math.inf if name == candidates[0] else budget_seconds - (at - started)
         try:

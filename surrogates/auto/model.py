@@ -123,7 +123,7 @@ class ChosenSurrogate(Model):
             generator=generator,
         )
         weights = compared.weights() if self.options.combine == "average" else {compared.chosen(): 1.0}
-        self._why = _reasons(compared, n)
+        self._why = _reasons(compared, n) | {"because": _because(compared, weights)}
         return weights
 
     def _fitted(self, name: str, generator: torch.Generator) -> Any:
@@ -221,3 +221,17 @@ def _reasons(compared: Comparison, n: int) -> dict[str, Any]:
         "sure": compared.sure,
         "left_out": dict(compared.left_out),
     }
+
+
+def _because(compared: Comparison, weights: Mapping[str, float]) -> str:
+    """The choice in a sentence."""
+    first = compared.names[0]
+    if len(weights) > 1:
+        return "this average predicts the observations best"
+    (chosen,) = weights
+    if len(compared.names) == 1:
+        return f"only {first} could be compared"
+    if chosen == first:
+        return f"none of the others predicts better than {first} beyond doubt"
+    gain, se = compared.differences()[chosen]
+    return f"{chosen} predicts better than {first}, by {gain:.2f} +- {se:.2f} nats an observation"

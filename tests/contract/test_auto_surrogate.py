@@ -149,10 +149,13 @@ def test_a_better_surrogate_replaces_the_first(others: None) -> None:
     gain = model.figures()["choice"]["better_than_first"]["gp"]
     sure = model.figures()["choice"]["sure"]
     assert gain["mean"] > sure * gain["standard_error"] > 0
+    assert model.figures()["choice"]["because"].startswith("gp predicts better than constant, by ")
 
 
 def test_a_worse_surrogate_does_not(others: None) -> None:
-    assert _auto(others, candidates=["gp", "constant"]).weights == {"gp": 1.0}
+    model = _auto(others, candidates=["gp", "constant"])
+    assert model.weights == {"gp": 1.0}
+    assert "beyond doubt" in model.figures()["choice"]["because"]
 
 
 def test_an_average_has_little_of_a_bad_surrogate(others: None) -> None:
@@ -187,6 +190,27 @@ def test_what_would_pass_the_budget_is_left_out_and_the_first_never_is() -> None
     assert compared.names == ("gp",)
     assert compared.log_densities.shape == (20, 1)
     assert "25 s" in compared.left_out["nngp"]
+
+
+def test_cheap_candidates_are_compared_before_one_uses_the_budget_up() -> None:
+    request = TestAuto().request()
+    ticks = iter(range(10_000))
+    names = ("gp", "hmc", "nngp")
+    options: dict[str, Any] = {name: registry.plugin(name).options() for name in names}
+    options["hmc"] = options["hmc"].model_copy(
+        update={"width": 4, "depth": 1, "n_draws": 16, "max_r_hat": 10.0}
+    )
+    compared = compare(
+        request,
+        names,
+        options,
+        n_folds=3,
+        max_compared=300,
+        budget_seconds=20.0,
+        generator=torch.Generator().manual_seed(0),
+        clock=lambda: float(next(ticks)),
+    )
+    assert compared.names[:2] == ("gp", "nngp")
 
 
 def test_held_out_densities_are_those_of_fits_without_the_fold() -> None:

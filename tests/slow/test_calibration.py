@@ -44,6 +44,8 @@ MOST_ABOVE_GP: Final = 0.35
 """Nats of the negative log density of a normal with the posterior's mean and variance, noise added."""
 
 EXCEPTIONS: Final[dict[tuple[str, str], tuple[float, float]]] = {
+    # a linearised network's intervals are too narrow between so few points in six dimensions (docs/surrogates/laplace.md)
+    ("laplace", "hartmann6"): (0.7, 0.55),
     # made for minibatches of thousands, and given a third of its steps here
     ("sgmcmc", "branin"): (0.7, 0.9),
     ("sgmcmc", "hartmann6"): (0.65, 0.9),

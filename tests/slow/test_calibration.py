@@ -44,7 +44,7 @@ MOST_ABOVE_GP: Final = 0.35
 """Nats of the negative log density of a normal with the posterior's mean and variance, noise added."""
 
 EXCEPTIONS: Final[dict[tuple[str, str], tuple[float, float]]] = {
-    # a linearised network's intervals are too narrow between so few points in six dimensions (docs/surrogates/laplace.md)
+    # between so few points in six dimensions its intervals are too narrow (docs/surrogates/laplace.md)
     ("laplace", "hartmann6"): (0.7, 0.55),
     # made for minibatches of thousands, and given a third of its steps here
     ("sgmcmc", "branin"): (0.7, 0.9),

@@ -160,8 +160,8 @@ def optimised(client: Client, run: Run) -> dict[str, Any]:
         "n_initial": run.problem.n_initial,
         "batch": run.problem.batch,
         "n_evaluations": len(log.values),
-        "values": log.values,
-        "best": best_so_far(run.problem, log.values),
+        "values": [[shortened(v) for v in row] for row in log.values],
+        "best": [shortened(v) for v in best_so_far(run.problem, log.values)],
         "generators": dict(log.generators),
         "fallbacks": dict(log.fallbacks),
         "wall_seconds": time.perf_counter() - started,
@@ -170,6 +170,11 @@ def optimised(client: Client, run: Run) -> dict[str, Any]:
         "n_fits": len(fit_seconds),
         "median_fit_seconds": statistics.median(fit_seconds) if fit_seconds else None,
     }
+
+
+def shortened(value: float) -> float:
+    """To seven digits: the lines of all runs are kept beside the program."""
+    return float(f"{value:.7g}")
 
 
 def best_so_far(problem: Problem, values: Sequence[Sequence[float]]) -> list[float]:

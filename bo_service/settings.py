@@ -56,7 +56,7 @@ class Settings(BaseSettings):
     )
 
     home: Path = Field(default_factory=default_home)
-    """Folder for the SQLite file, the log of the compute process and the local credentials."""
+    """Folder for the SQLite file and the local credentials."""
 
     database_url: str = Field("", repr=False)
     """sqlite:///path or postgresql+psycopg://user:password@host/database; empty for an SQLite file in `home`."""

@@ -84,7 +84,7 @@ def check_options(name: str, options: Mapping[str, Any]) -> list[Problem]:
                 ".".join(map(str, item["loc"])), f"no option of {name}", f"its options: {known or 'none'}"
             )
             if item["type"] == "extra_forbidden"
-            else Problem(".".join(map(str, item["loc"])), str(item["msg"]))
+            else Problem(".".join(map(str, item["loc"])), str(item["msg"]).removeprefix("Value error, "))
             for item in error.errors(include_url=False)
         ]
     return []

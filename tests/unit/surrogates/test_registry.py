@@ -63,6 +63,11 @@ def test_a_wrong_option_is_named(options: dict[str, object], path: str, word: st
     assert word in str(problem)
 
 
+def test_what_a_validator_says_is_told_as_it_is() -> None:
+    (problem,) = registry.check_options("auto", {"candidates": ["gp", "gp"]})
+    assert str(problem) == "candidates: a candidate is named twice"
+
+
 @pytest.mark.parametrize("device", ["cpu", "cuda", "cuda:1", None])
 def test_devices_go_by_torchs_names(device: str | None) -> None:
     assert registry.check_options("hmc", {"device": device}) == []

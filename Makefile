@@ -6,8 +6,6 @@ export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 # one per core, but a fit next to a fit on a small machine helps nobody
 WORKERS ?= 2
-# slow tests wait for processes much of their time
-SLOW_WORKERS ?= 3
 
 .PHONY: demo test slow check types lint up bench bench-postgres secrets clean
 
@@ -26,7 +24,7 @@ test: $(VENV)/.ready
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow and not gpu"
 
 slow: $(VENV)/.ready
-	$(BIN)/python -m pytest -n $(SLOW_WORKERS) --dist worksteal -m "slow and not gpu"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "slow and not gpu"
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .

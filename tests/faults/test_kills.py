@@ -159,8 +159,8 @@ def test_a_compute_worker_killed_at_a_commit(fleet: Fleet, make_spec, point: str
 def test_the_whole_service_killed_again_and_again(start_service, patient: dict[str, str], make_spec) -> None:
     service = start_service(**patient)
     with Client(service.url, service.key) as client:
-        study = client.create_study(spec(make_spec, 400)).id
-    load = Load(service.url, service.key, study, 400)
+        study = client.create_study(spec(make_spec, 240)).id
+    load = Load(service.url, service.key, study, 240)
     over = threading.Event()
 
     def kill_now_and_then() -> None:

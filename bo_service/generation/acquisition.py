@@ -20,9 +20,7 @@ from botorch.acquisition.logei import (
     qLogProbabilityOfFeasibility,
 )
 from botorch.acquisition.monte_carlo import qUpperConfidenceBound
-from botorch.acquisition.multi_objective.logei import (
-    qLogExpectedHypervolumeImprovement,
-)
+from botorch.acquisition.multi_objective.logei import qLogExpectedHypervolumeImprovement
 from torch import Tensor
 
 from surrogates.encoding import Array, Encoding

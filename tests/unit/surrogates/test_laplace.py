@@ -11,7 +11,7 @@ import torch
 
 from surrogates.bnn.kernel_gp import data_fit
 from surrogates.bnn.kernels import NetworkKernel
-from surrogates.bnn.laplace import TOO_UNLIKELY, LaplaceNetworks, with_noise_of_highest_evidence
+from surrogates.bnn.laplace import LaplaceNetworks, with_noise_of_highest_evidence
 from surrogates.bnn.options import LaplaceOptions
 from surrogates.bnn.priors import noise_prior
 from surrogates.encoding import Encoding
@@ -226,9 +226,21 @@ def test_noise_explains_a_misfit() -> None:
         assert (lower <= evidence + 1e-9).all(), "it was the highest"
 
 
-def test_a_network_that_is_stuck_is_left_out() -> None:
-    built = model(n=40)
+def test_a_network_that_is_stuck_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    built = model(n=40, width=16)
+    trained = built._trained
+
+    def one_stuck(part: Any, weights: Weights) -> Weights:
+        found = trained(part, weights)
+        last = found.last.clone()
+        last[3] *= 100.0
+        return Weights(found.z, last)
+
     built.fit(torch.Generator().manual_seed(0))
-    figures = built.figures()
-    assert figures["n_networks"] >= 2
-    assert max(figures["log_joints"]) - min(figures["log_joints"]) < 40 * TOO_UNLIKELY + 40
+    n_kept = built.figures()["n_networks"]
+    kept = built.weights.last
+    monkeypatch.setattr(built, "_trained", one_stuck)
+    built.fit(torch.Generator().manual_seed(0))
+    assert n_kept == 8
+    assert built.figures()["n_networks"] == 7
+    assert torch.equal(built.weights.last, kept[[0, 1, 2, 4, 5, 6, 7]])
